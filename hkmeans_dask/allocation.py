@@ -1,0 +1,72 @@
+"""How many small clusters each big cluster gets. Pure integers.
+
+The share of big cluster ``i`` is proportional to its weight, bounded below by one and
+above by its capacity::
+
+    share_i = clip(scale * weight_i, 1, capacity_i),   sum of shares = total
+
+`scale` is found by pinning: clusters whose quota breaks a bound are set to that bound
+and the others share what is left, until none breaks one. In each round only the side
+that breaks its bounds by more is pinned, so no cluster is ever pinned wrongly (the rule
+that CSS uses to resolve flexible lengths). The quotas that stay free are rounded by
+the method of largest remainders, ties to the lowest index.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from hkmeans_dask.kernels import Index
+
+
+def allocate(weights: Index, capacities: Index, total: int) -> Index:
+    """Divide `total` in proportion to `weights`, each share within 1 and its capacity.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (n_shares,), int, all positive
+    capacities : ndarray of shape (n_shares,), int, all positive
+    total : int
+        At least ``n_shares``. More than the sum of the capacities is cut to that sum.
+
+    Returns
+    -------
+    shares : ndarray of shape (n_shares,), int64
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> allocate(np.array([6, 3, 1]), np.array([10, 10, 10]), 10)
+    array([6, 3, 1])
+    >>> allocate(np.array([60, 3, 1]), np.array([2, 10, 10]), 10)
+    array([2, 6, 2])
+    """
+    total = min(total, int(capacities.sum()))
+    shares = np.zeros(len(weights), np.int64)
+    free = np.ones(len(weights), bool)
+    while free.any():
+        left = total - int(shares.sum())
+        weight = weights[free]
+        # In units of 1 / weight.sum(): quotas and bounds stay exact integers.
+        quotas, unit = left * weight, int(weight.sum())
+        below = np.maximum(unit - quotas, 0)
+        above = np.maximum(quotas - capacities[free] * unit, 0)
+        if not below.any() and not above.any():
+            shares[free] = _largest_remainders(quotas, unit, left)
+            break
+        pin_below = below.sum() >= above.sum()
+        pinned = np.flatnonzero(free)[(below if pin_below else above) > 0]
+        shares[pinned] = 1 if pin_below else capacities[pinned]
+        free[pinned] = False
+    return shares
+
+
+def _largest_remainders(quotas: Index, unit: int, total: int) -> Index:
+    """Round ``quotas / unit`` to integers that sum to `total`."""
+    shares, remainders = np.divmod(quotas, unit)
+    missing = total - int(shares.sum())
+    shares[np.argsort(-remainders, kind="stable")[:missing]] += 1
+    return shares

@@ -1,0 +1,498 @@
+"""HierarchicalKMeans: the estimator. `fit` reads as the list of its stages."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Any, Self
+
+import dask.array as da
+import numpy as np
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    TransformerMixin,
+)
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from hkmeans_dask import inputs, reduction
+from hkmeans_dask.execution import Runner, phase, shown
+from hkmeans_dask.hierarchy import Hierarchy
+from hkmeans_dask.minibatch import Schedule
+from hkmeans_dask.stages.coarse import train_coarse
+from hkmeans_dask.stages.fine import train_fine
+from hkmeans_dask.stages.label import label_features
+from hkmeans_dask.stages.partition import partition
+from hkmeans_dask.stages.sample import keep_training_rows
+
+if TYPE_CHECKING:
+    from hkmeans_dask.inputs import Features
+    from hkmeans_dask.kernels import Array
+    from hkmeans_dask.stages.label import Labels
+
+
+def _features_in_rows(estimator: HierarchicalKMeans) -> bool:
+    """Whether `predict` exists: with axis 1 the word means another thing."""
+    return estimator.feature_axis == 0
+
+
+def _features_in_columns(estimator: HierarchicalKMeans) -> bool:
+    """Whether feature names exist."""
+    return estimator.feature_axis == 1
+
+
+ARRAYS = (
+    "labels",
+    "sizes",
+    "cluster_centers",
+    "coarse_centers",
+    "parents",
+    "offset",
+)
+"""Arrays of a stored model; with a trailing underscore, fitted attributes."""
+
+SCALARS = ("inertia", "n_clusters", "n_features_in", "n_passes")
+
+
+class HierarchicalKMeans(
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    ClusterMixin,
+    BaseEstimator,  # type: ignore[misc]
+):
+    """Hierarchical k-means of features, out of core.
+
+    Groups the *features* of X into `n_clusters`: first into about
+    ``sqrt(n_clusters)`` big clusters, then each of these into its share of small ones.
+    X may be larger than memory: a fit reads it twice, block by block, with the
+    scheduler that dask would use (threads of this process, a cluster, ...).
+
+    Parameters
+    ----------
+    n_clusters : int
+        Number of clusters to find.
+    init : {'k-means++', 'random'} or ndarray of shape (n_clusters, n_samples), \
+            default='k-means++'
+        Initial centers, at both levels. Of an array of small-cluster centers, the big
+        clusters come from clustering the given centers.
+    batch_size : int, default=1000
+        Features in a mini-batch. Seeds are chosen among three batches (or
+        three times the number of clusters, if more), and `max_no_improvement` counts
+        in units of it. Training batches grow to all training rows of a (big) cluster.
+    n_init : int, default=10
+        Number of initialisations tried; the one of lowest inertia is run.
+    max_no_improvement : int or None, default=10
+        Stop after so many batches without better inertia; None goes on until nothing
+        changes, at most for 100 passes over the training rows.
+    verbose : int, default=0
+        1 logs a line per phase, 2 also what a phase decided; on stderr unless the
+        application has set up logging.
+    random_state : int, RandomState instance or None, default=0
+        An int makes the result reproducible.
+    scaling : bool, default=False
+        Multiply each cluster by ``sqrt(size)`` in `transform` and divide in
+        `inverse_transform`: both keep the norm.
+    feature_axis : {0, 1}, default=0
+        0: X is ``[n_features, n_samples]``, each *row* is a feature to cluster.
+        1: X is ``[n_samples, n_features]``, as in scikit-learn. Only X, the reduced X
+        and its inverse are transposed by this; attributes and `init` are not.
+    allocation : {'size'}, default='size'
+        A big cluster's share of `n_clusters` is proportional to its training rows.
+        Each share is at least one and at most the big cluster's distinct rows.
+    max_features_per_cluster : int or None, default=256
+        Features kept for training per small cluster, at most; None keeps all.
+
+    Attributes
+    ----------
+    labels_ : ndarray or dask array of shape (n_features,), int32
+        The cluster of each feature; every value of ``range(n_clusters_)`` is used.
+        For lazy X a dask array that is already computed: it outlives the cluster.
+    sizes_ : ndarray of shape (n_clusters_,), int64
+        Features in each cluster.
+    cluster_centers_ : ndarray of shape (n_clusters_, n_samples)
+        The centers that the labelling used, float32 or float64 as X. The means of the
+        clusters are ``transform(X)``.
+    coarse_centers_ : ndarray of shape (n_big_clusters, n_samples)
+    parents_ : ndarray of shape (n_clusters_,), int64
+        The big cluster of each small one.
+    offset_ : ndarray of shape (n_samples,)
+        Removed from features before distances are measured.
+    inertia_ : float
+        Sum of squared distances to `cluster_centers_`.
+    n_clusters_ : int
+        Number of clusters found: `n_clusters`, or fewer where distinct features ran
+        out or no feature chose a cluster in the last read.
+    n_features_in_ : int
+        ``X.shape[feature_axis]``.
+    n_passes_ : int
+        Reads of X that the fit took.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Column names, if X was a DataFrame and `feature_axis` is 1.
+
+    Notes
+    -----
+    Results depend on the parameters, X and its chunks, the type of the CPU and the
+    versions of libraries; never on workers, threads, order or retries. With other
+    chunks centers are the same and labels equal but for floating-point ties.
+
+    References
+    ----------
+    Nested clustering for parcellation: Thirion et al., "Which fMRI clustering gives
+    good brain parcellations?", 2014, and `nilearn.regions.HierarchicalKMeans`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hkmeans_dask import HierarchicalKMeans
+    >>> X = np.array([[0.0], [0.1], [5.0], [5.2], [9.0], [9.1]])
+    >>> model = HierarchicalKMeans(n_clusters=3).fit(X)
+    >>> model.sizes_
+    array([2, 2, 2])
+    """
+
+    def __init__(
+        self,
+        n_clusters: int,
+        init: str | Array = "k-means++",
+        batch_size: int = 1000,
+        n_init: int = 10,
+        max_no_improvement: int | None = 10,
+        verbose: int = 0,
+        random_state: int | np.random.RandomState | None = 0,
+        scaling: bool = False,
+        *,
+        feature_axis: int = 0,
+        allocation: str = "size",
+        max_features_per_cluster: int | None = 256,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.init = init
+        self.batch_size = batch_size
+        self.n_init = n_init
+        self.max_no_improvement = max_no_improvement
+        self.verbose = verbose
+        self.random_state = random_state
+        self.scaling = scaling
+        self.feature_axis = feature_axis
+        self.allocation = allocation
+        self.max_features_per_cluster = max_features_per_cluster
+
+    def fit(self, X: Any, y: None = None) -> Self:
+        """Find the clusters; computes, in two passes over X.
+
+        Parameters
+        ----------
+        X : array-like, DataFrame, dask array or zarr.Array of shape \
+                (n_features, n_samples), transposed if `feature_axis` is 1
+            Integers and float16 are cast block by block. NaN and infinities are
+            refused.
+        y : Ignored
+
+        Returns
+        -------
+        self : HierarchicalKMeans
+
+        Raises
+        ------
+        ValueError
+            If a parameter or X breaks its rule; before X is read where possible.
+        TypeError
+            If X is sparse.
+        """
+        inputs.check_parameters(self.get_params(deep=False))
+        features = self._take(X, reset=True)
+        n_clusters = self._at_most_features(self.n_features_in_)
+        init = inputs.check_init(self.init, n_clusters, features.blocks.shape[1])
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        schedule = Schedule(
+            "k-means++" if init is not None else self.init,
+            self.batch_size,
+            self.n_init,
+            self.max_no_improvement,
+        )
+        runner = Runner.find(features.blocks, in_memory=features.in_memory)
+        seconds: dict[str, float] = {}
+        with shown(self.verbose):
+            with phase("sample", seconds):
+                n_rows = self._training_rows(n_clusters)
+                training = keep_training_rows(features, n_rows, seed, runner)
+            with phase("coarse", seconds):
+                n_big = int(np.sqrt(n_clusters))
+                coarse = train_coarse(training, n_big, schedule, seed, init, runner)
+            with phase("partition", seconds):
+                parts = partition(training, coarse, n_clusters, init, runner)
+            with phase("fine", seconds):
+                hierarchy, held = train_fine(parts, schedule, seed, init, runner)
+            with phase("label", seconds):
+                labelled = label_features(features, hierarchy, held, runner)
+        self._set_fitted(features, hierarchy, labelled, n_clusters)
+        self._seconds = seconds
+        self._origin = {"seed": seed, "input": inputs.describe(X)}
+        return self
+
+    def fit_predict(self, X: Any, y: None = None) -> Any:
+        """Fit and return `labels_`.
+
+        Parameters
+        ----------
+        X : as in `fit`
+        y : Ignored
+
+        Returns
+        -------
+        labels : ndarray or dask array of shape (n_features,), int32
+        """
+        return self.fit(X).labels_
+
+    def transform(self, X: Any) -> Any:
+        """Average the features of each cluster; lazy for lazy X, one pass over it.
+
+        Parameters
+        ----------
+        X : as in `fit`
+            With the features of `fit` and any samples.
+
+        Returns
+        -------
+        X_red : ndarray or dask array of shape (n_clusters_, n_samples), transposed if \
+                `feature_axis` is 1
+            The means (times ``sqrt(size)`` with `scaling`), summed in float64; float32
+            where X fits into it exactly, else float64. Dask for dask and Zarr X,
+            chunked as X along samples.
+
+        Raises
+        ------
+        ValueError
+            If X has another number of features, or NaN or infinities (of lazy X when
+            computed).
+        """
+        check_is_fitted(self)
+        features = self._take(X, reset=False, join=False)
+        factors = np.sqrt(self.sizes_) if self.scaling else np.ones(self.n_clusters_)
+        labels = self._lazy_labels(features.blocks.chunks[0])
+        means = reduction.cluster_means(features, labels, factors / self.sizes_)
+        return self._give(means, features.in_memory)
+
+    def inverse_transform(self, X_red: Any) -> Any:
+        """Give each feature the value of its cluster; lazy for lazy input.
+
+        Parameters
+        ----------
+        X_red : array-like, dask array or zarr.Array of shape \
+                (n_clusters_, n_samples), transposed if `feature_axis` is 1
+
+        Returns
+        -------
+        X_inv : ndarray or dask array of shape (n_features, n_samples), transposed if \
+                `feature_axis` is 1
+            float32 where `X_red` fits into it exactly, else float64.
+
+        Raises
+        ------
+        ValueError
+            If `X_red` has another number of clusters.
+        """
+        check_is_fitted(self)
+        reduced = inputs.read_features(X_red, self.feature_axis, join=False)
+        if reduced.blocks.shape[0] != self.n_clusters_:
+            raise ValueError(
+                f"X_red has {reduced.blocks.shape[0]} clusters, but HierarchicalKMeans "
+                f"is expecting {self.n_clusters_} clusters as input."
+            )
+        size = np.sqrt(self.sizes_) if self.scaling else np.ones(self.n_clusters_)
+        values = reduced.blocks.astype(reduced.dtype)
+        chunks = inputs.feature_chunks(self.n_features_in_, values)
+        spread = reduction.spread(values, self._lazy_labels(chunks), 1 / size)
+        return self._give(spread, reduced.in_memory)
+
+    @available_if(_features_in_rows)
+    def predict(self, X: Any) -> Any:
+        """Label new features over the same samples; lazy for lazy X, one pass.
+
+        Exists with ``feature_axis=0`` only. ``predict(X_train)`` equals `labels_`.
+
+        Parameters
+        ----------
+        X : as in `fit`
+            With any features and the samples of `fit`.
+
+        Returns
+        -------
+        labels : ndarray or dask array of shape (n_features,), int32
+
+        Raises
+        ------
+        ValueError
+            If X has another number of samples, or NaN or infinities (of lazy X when
+            computed).
+        """
+        check_is_fitted(self)
+        features = inputs.read_features(X, 0)
+        expected = self.cluster_centers_.shape[1]
+        if features.blocks.shape[1] != expected:
+            raise ValueError(
+                f"X has {features.blocks.shape[1]} samples, but HierarchicalKMeans is "
+                f"expecting {expected} samples as input."
+            )
+        labels = reduction.predict_labels(features, self._hierarchy())
+        return self._give(labels, features.in_memory)
+
+    @available_if(_features_in_columns)
+    def get_feature_names_out(self, input_features: Any = None) -> Array:
+        """Names of the columns of `transform`: ``hierarchicalkmeans0`` and so on.
+
+        Parameters
+        ----------
+        input_features : Ignored
+
+        Returns
+        -------
+        names : ndarray of shape (n_clusters_,), object
+        """
+        names: Array = super().get_feature_names_out(input_features)
+        return names
+
+    def to_zarr(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Save the fitted model as a Zarr group; it appears when it is complete.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Local path or fsspec URL.
+        overwrite : bool, default=False
+
+        Raises
+        ------
+        FileExistsError
+            If something is at `path` and `overwrite` is false.
+        """
+        from hkmeans_dask import store
+
+        check_is_fitted(self)
+        arrays = {name: np.asarray(getattr(self, f"{name}_")) for name in ARRAYS}
+        parameters = self.get_params(deep=False)
+        if not isinstance(self.init, str):
+            arrays["init"] = np.asarray(self.init)
+            parameters["init"] = None
+        if not isinstance(self.random_state, (int, np.integer)):
+            parameters["random_state"] = None  # what it drew is the seed
+        attributes = {
+            "parameters": parameters,
+            "fitted": {name: getattr(self, f"{name}_") for name in SCALARS},
+            "feature_names_in": list(getattr(self, "feature_names_in_", [])),
+            "lazy_labels": isinstance(self.labels_, da.Array),
+            **self._origin,
+        }
+        store.save(path, arrays, attributes, overwrite=overwrite)
+
+    @classmethod
+    def from_zarr(cls, path: str | os.PathLike[str]) -> Self:
+        """Load a model that `to_zarr` or the command line saved.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Local path or fsspec URL.
+
+        Returns
+        -------
+        model : HierarchicalKMeans
+            Fitted. `labels_` of lazy X is a dask array that reads `path`.
+
+        Raises
+        ------
+        FileNotFoundError
+            If nothing is there.
+        ValueError
+            If what is there is no complete model.
+        """
+        from hkmeans_dask import store
+
+        arrays, attributes = store.load(path, lazy=("labels",))
+        parameters = attributes.pop("parameters")
+        model = cls(**parameters | {"init": arrays.pop("init", parameters["init"])})
+        if not attributes.pop("lazy_labels"):
+            arrays["labels"] = arrays["labels"].compute(scheduler="threads")
+        for name, value in (arrays | attributes.pop("fitted")).items():
+            setattr(model, f"{name}_", value)
+        if names := attributes.pop("feature_names_in"):
+            model.feature_names_in_ = np.array(names, object)
+        model._n_features_out = model.n_clusters_
+        model._origin = attributes
+        return model
+
+    def _take(self, X: Any, *, reset: bool, join: bool = True) -> Features:
+        """Check X, its features and their names; return it with features in rows."""
+        features = inputs.read_features(X, self.feature_axis, join=join)
+        n_features = features.blocks.shape[0]
+        if reset:
+            inputs.check_size(features.blocks.shape, self.feature_axis)
+        if self.feature_axis == 1:
+            validate_data(self, X, reset=reset, skip_check_array=True)
+        elif reset:
+            self.n_features_in_ = n_features
+        elif n_features != self.n_features_in_:
+            raise ValueError(
+                f"X has {n_features} features, but HierarchicalKMeans is expecting "
+                f"{self.n_features_in_} features as input."
+            )
+        return features
+
+    def _at_most_features(self, n_features: int) -> int:
+        if self.n_clusters > n_features:
+            warnings.warn(
+                "n_clusters should be at most the number of features. Taking "
+                f"n_clusters = {n_features} instead.",
+                stacklevel=3,
+            )
+        return min(int(self.n_clusters), n_features)
+
+    def _training_rows(self, n_clusters: int) -> int:
+        most = self.max_features_per_cluster
+        return self.n_features_in_ if most is None else most * n_clusters
+
+    def _set_fitted(
+        self, features: Features, hierarchy: Hierarchy, found: Labels, n_clusters: int
+    ) -> None:
+        """Drop the clusters that no feature chose, and set the attributes."""
+        used = found.sizes > 0
+        hierarchy = hierarchy.keep(used)
+        labels = (np.cumsum(used) - 1).astype(np.int32)[found.labels]
+        chunks = (features.blocks.chunks[0],)
+        in_memory = features.in_memory
+        self.labels_ = labels if in_memory else da.from_array(labels, chunks=chunks)
+        self.sizes_ = found.sizes[used]
+        self.offset_, self.coarse_centers_ = hierarchy.offset, hierarchy.coarse
+        self.cluster_centers_, self.parents_ = hierarchy.fine, hierarchy.parents
+        self.inertia_ = found.inertia
+        self.n_clusters_ = self._n_features_out = len(self.sizes_)
+        self.n_passes_ = 2
+        if self.n_clusters_ < n_clusters:
+            warnings.warn(
+                f"Number of distinct clusters ({self.n_clusters_}) found smaller than "
+                f"n_clusters ({n_clusters}). Possibly due to duplicate points in X.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+
+    def _hierarchy(self) -> Hierarchy:
+        return Hierarchy(
+            self.offset_, self.coarse_centers_, self.cluster_centers_, self.parents_
+        )
+
+    def _lazy_labels(self, chunks: tuple[int, ...]) -> da.Array:
+        """Labels as a dask array, in the given chunks unless it is one already."""
+        if isinstance(self.labels_, da.Array):
+            return self.labels_
+        return da.from_array(self.labels_, chunks=(chunks,), name=False)
+
+    def _give(self, result: da.Array, in_memory: bool) -> Any:
+        """Give back the kind of array that came, and the axes."""
+        if in_memory:
+            runner = Runner.find(result, in_memory=True)
+            (result,) = runner.compute(result)
+        return result.T if self.feature_axis == 1 else result

@@ -1,0 +1,188 @@
+"""Which scheduler runs this, and how: BLAS threads, retries, tasks per block.
+
+The scheduler is found the way dask finds it: ``dask.config`` or a ``with
+dask.config.set(scheduler=...)``, then the active ``Client``, then the collection's
+default, threads in this process. What is in memory here is computed here.
+
+BLAS rounds by its number of threads, so every task that multiplies matrices runs with
+one. `one_blas_thread` counts, under a lock, the tasks of this process that need it:
+the first sets the limit and the last restores the old one. It therefore holds in
+threads, processes and workers of any kind, also when the user computes a lazy result
+long after we returned it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import threading
+import time
+import uuid
+from contextlib import ContextDecorator, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import dask
+import dask.array as da
+import dask.base
+import numpy as np
+import threadpoolctl
+from dask import delayed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from dask.delayed import Delayed
+
+logger = logging.getLogger("hkmeans_dask")
+
+RETRIES = 2
+"""Times a task is tried again on a cluster after an error (a passing read error)."""
+
+
+@functools.cache
+def _blas() -> threadpoolctl.ThreadpoolController:
+    """Find the BLAS libraries of this process, once: looking for them takes ms."""
+    return threadpoolctl.ThreadpoolController()
+
+
+class _OneBlasThread(ContextDecorator):
+    """A limit of one BLAS thread while any thread of this process is inside."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limit: Any = None
+
+    def _recreate_cm(self) -> _OneBlasThread:
+        return self
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._limit = _blas().limit(limits=1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._limit.restore_original_limits()
+
+
+one_blas_thread = _OneBlasThread()
+
+
+class Runner:
+    """Compute and persist with the scheduler that was found for one input.
+
+    Parameters
+    ----------
+    get : callable
+        A dask scheduler, or the ``get`` method of a ``distributed.Client``.
+    """
+
+    def __init__(self, get: Callable[..., Any]) -> None:
+        self.get = get
+        self.client = get.__self__ if inspect.ismethod(get) else None
+
+    @classmethod
+    def find(cls, array: da.Array, *, in_memory: bool) -> Runner:
+        """Find the scheduler for `array`; a cluster gets no array of this process."""
+        get = dask.base.get_scheduler(collections=[array])
+        if in_memory and inspect.ismethod(get):
+            get = dask.base.named_schedulers["threads"]
+        return cls(get)
+
+    def compute(self, *collections: Any) -> tuple[Any, ...]:
+        """Compute, and bring the results here."""
+        options = {"retries": RETRIES} if self.client else {}
+        with one_blas_thread:
+            results = dask.compute(*collections, scheduler=self.get, **options)
+        return tuple(results)
+
+    def persist(self, *collections: Any) -> tuple[Any, ...]:
+        """Compute, and leave the results where they are."""
+        if self.client:
+            return tuple(self.client.persist(list(collections), retries=RETRIES))
+        with one_blas_thread:
+            return tuple(dask.persist(*collections, scheduler=self.get))
+
+
+def task(stage: str, function: Callable[..., Any], *args: Any) -> Delayed:
+    """Call ``function(*args)`` later, as a task named ``hkmeans-<stage>``."""
+    key = f"hkmeans-{stage}-{uuid.uuid4().hex}"
+    call = delayed(function, pure=False, traverse=False)
+    lazy: Delayed = call(*args, dask_key_name=key)
+    return lazy
+
+
+def map_blocks(
+    stage: str, function: Callable[..., Any], blocks: da.Array, *args: Any
+) -> list[list[Delayed]]:
+    """Call ``function(block, first row, *args)`` on each block, fused with its read.
+
+    Parameters
+    ----------
+    stage : str
+        Names the tasks ``hkmeans-<stage>``.
+    function : callable
+        May return anything.
+    blocks : dask array of shape (n_features, n_samples)
+    *args
+        The same for all blocks; Delayed ones are computed first.
+
+    Returns
+    -------
+    results : list of lists of Delayed
+        By block along features, then along samples.
+    """
+    grid = blocks.numblocks
+    mapped = da.map_blocks(
+        _call_on_block,
+        blocks,
+        function,
+        *args,
+        token=f"hkmeans-{stage}",
+        dtype=object,
+        chunks=((1,) * grid[0], (1,) * grid[1]),
+        meta=np.empty((0, 0), object),
+    )
+    return [list(row) for row in mapped.to_delayed(optimize_graph=True)]
+
+
+@one_blas_thread
+def _call_on_block(
+    block: Any, function: Callable[..., Any], *args: Any, block_info: Any = None
+) -> Any:
+    return function(block, block_info[0]["array-location"][0][0], *args)
+
+
+@contextmanager
+def phase(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Time a phase of `fit`, and say so."""
+    logger.debug("%s ...", name)
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start
+    logger.info("%-9s %7.2f s", name, seconds[name])
+
+
+@contextmanager
+def shown(verbose: int) -> Iterator[None]:
+    """Show this package's log on stderr: phases from `verbose` 1, decisions from 2.
+
+    Where the application has set up logging for this package, that is left alone.
+    """
+    if not verbose or logger.hasHandlers():
+        yield
+        return
+    handler, level = logging.StreamHandler(), logger.level
+    handler.setFormatter(logging.Formatter("hkmeans: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if verbose == 1 else logging.DEBUG)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

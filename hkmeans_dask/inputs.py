@@ -1,0 +1,266 @@
+"""What comes in: arrays of every kind, axes, parameters, checks.
+
+Whatever X is, the stages see a dask array ``[n_features, n_samples]`` whose blocks
+hold whole features. What can be refused before data is read is refused here.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+from dask.base import tokenize
+from sklearn.utils.validation import check_array
+
+if TYPE_CHECKING:
+    from hkmeans_dask.kernels import Array
+
+BLOCK_BYTES = 64 * 2**20
+"""Bytes of one block where we choose it (whole chunks or shards)."""
+
+MEMORY_BLOCK_BYTES = 16 * 2**20
+"""Bytes of one block of an array in memory: nothing is read, only shared out."""
+
+JOINED_BYTES = 256 * 2**20
+"""Bytes of a block of whole features joined from several chunks, at most."""
+
+INITS = ("k-means++", "random")
+ALLOCATIONS = ("size",)
+
+
+@dataclass(frozen=True)
+class Features:
+    """X as the stages see it."""
+
+    blocks: da.Array
+    """(n_features, n_samples)."""
+
+    dtype: np.dtype[Any]
+    """Of the arithmetic: float32 or float64."""
+
+    in_place: Array | None
+    """X itself where it is in this process and needs neither cast nor transposition."""
+
+    in_memory: bool
+    """Whether X came as an array of this process, so results go back as one."""
+
+
+def is_lazy(X: Any) -> bool:
+    """Whether X is a dask or Zarr array."""
+    return isinstance(X, da.Array) or is_zarr(X)
+
+
+def is_zarr(X: Any) -> bool:
+    """Whether X is a Zarr array, without importing zarr to find out."""
+    zarr = sys.modules.get("zarr")
+    return zarr is not None and isinstance(X, zarr.Array)
+
+
+def read_features(X: Any, feature_axis: int, *, join: bool = True) -> Features:
+    """Take any array as features in rows.
+
+    Parameters
+    ----------
+    X : array-like, dask array or zarr.Array, 2-D
+    feature_axis : {0, 1}
+    join : bool, default=True
+        Whether blocks must hold whole features. If not, chunks along samples stay.
+
+    Returns
+    -------
+    features : Features
+
+    Raises
+    ------
+    TypeError
+        If X is sparse or a dask DataFrame.
+    ValueError
+        If X is not 2-D, not numbers, of unknown chunk sizes, or chunked along samples
+        so finely that blocks of whole features would be too large.
+    """
+    if not is_lazy(X):
+        return _in_memory(X, feature_axis)
+    array = _from_zarr(X, feature_axis, join) if is_zarr(X) else X
+    array = _check_dask(array)
+    if feature_axis == 1:
+        array = array.T
+    if join:
+        array = _join_samples(array, feature_axis)
+    return Features(array, arithmetic_dtype(array.dtype), None, in_memory=False)
+
+
+def arithmetic_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return float32 for float32 and what it holds exactly, else float64."""
+    wide = np.result_type(dtype, np.float32)
+    return np.dtype(np.float32 if wide == np.float32 else np.float64)
+
+
+def feature_chunks(n_features: int, values: da.Array) -> tuple[int, ...]:
+    """Cut features into blocks for an output as wide as `values`."""
+    rows = max(1, BLOCK_BYTES // max(1, values.shape[1] * values.dtype.itemsize))
+    chunks: tuple[int, ...] = da.core.normalize_chunks(rows, (n_features,))[0]
+    return chunks
+
+
+def describe(X: Any) -> dict[str, Any]:
+    """Shape, dtype and fingerprint of X as given; memory has no fingerprint."""
+    shape = list(np.shape(X))
+    if is_zarr(X):
+        print_of = tokenize(str(X.store_path), X.metadata.to_dict())
+    else:
+        print_of = tokenize(X) if is_lazy(X) else None
+    dtype = str(getattr(X, "dtype", np.asarray(X).dtype))
+    return {"shape": shape, "dtype": dtype, "fingerprint": print_of}
+
+
+def check_size(shape: tuple[int, ...], feature_axis: int) -> None:
+    """Refuse fewer than two features or no sample, in scikit-learn's words."""
+    given = shape if feature_axis == 0 else shape[::-1]
+    for name, found, least in (("feature", shape[0], 2), ("sample", shape[1], 1)):
+        if found < least:
+            raise ValueError(
+                f"Found array with {found} {name}(s) (shape={given}) while a minimum "
+                f"of {least} is required by HierarchicalKMeans."
+            )
+
+
+def check_parameters(parameters: dict[str, Any]) -> None:
+    """Refuse parameter values that no X could make right."""
+    _check_count("n_clusters", parameters["n_clusters"])
+    for name in ("batch_size", "n_init"):
+        _check_count(name, parameters[name])
+    for name in ("max_no_improvement", "max_features_per_cluster"):
+        if parameters[name] is not None:
+            _check_count(name, parameters[name], ", or None")
+    if isinstance(parameters["init"], str):
+        _check_option("init", parameters["init"], INITS, " or an array")
+    _check_option("allocation", parameters["allocation"], ALLOCATIONS)
+    _check_option("feature_axis", parameters["feature_axis"], (0, 1))
+
+
+def _check_count(name: str, value: Any, otherwise: str = "") -> None:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value <= 0:
+        raise ValueError(
+            f"{name} should be an integer greater than 0{otherwise}. "
+            f"{value} was provided."
+        )
+
+
+def _check_option(
+    name: str, value: Any, options: tuple[Any, ...], otherwise: str = ""
+) -> None:
+    if isinstance(value, bool) or value not in options:
+        allowed = " or ".join(map(repr, options))
+        raise ValueError(f"{name} should be {allowed}{otherwise}. {value!r} was given.")
+
+
+def check_init(init: Any, n_clusters: int, n_samples: int) -> Array | None:
+    """Take `init` as an array of centers, or as None when it names a method."""
+    if isinstance(init, str):
+        return None
+    centers: Array = check_array(init, dtype="numeric", input_name="init")
+    if centers.shape != (n_clusters, n_samples):
+        raise ValueError(
+            f"init has shape {centers.shape}, but should have shape (n_clusters, "
+            f"n_samples) = {(n_clusters, n_samples)}: one row per initial center."
+        )
+    return centers
+
+
+def _in_memory(X: Any, feature_axis: int) -> Features:
+    array = check_array(
+        X,
+        dtype="numeric",
+        ensure_all_finite=False,
+        ensure_min_samples=0,
+        ensure_min_features=0,
+        estimator="HierarchicalKMeans",
+    )
+    array = array.T if feature_axis == 1 else array
+    dtype = arithmetic_dtype(array.dtype)
+    row_bytes = max(1, array.shape[1] * array.itemsize)
+    rows = max(1, MEMORY_BLOCK_BYTES // row_bytes)
+    blocks = da.from_array(array, chunks=(rows, -1), name=False)
+    flags = array.flags
+    ready = array.dtype == dtype and flags.c_contiguous and flags.aligned
+    return Features(blocks, dtype, array if ready else None, in_memory=True)
+
+
+def _check_dask(array: da.Array) -> da.Array:
+    """Check what the metadata of a dask array tell; drop its empty blocks."""
+    if array.ndim != 2:
+        raise ValueError(
+            f"Expected 2D array, got {array.ndim}D array instead: shape={array.shape}. "
+            "Reshape your data to (n_features, n_samples)."
+        )
+    if np.isnan(array.shape).any():
+        raise ValueError(
+            f"X has unknown chunk sizes: shape={array.shape}. Call "
+            "X.compute_chunk_sizes() first, or to_dask_array(lengths=True) on a "
+            "dask DataFrame."
+        )
+    if array.dtype.kind == "O":
+        array = array.astype(np.float64)
+    from dask_ml.utils import check_array as check_dask_array  # 1 s: pandas, numba
+
+    checked: da.Array = check_dask_array(
+        array,
+        accept_multiple_blocks=True,
+        remove_zero_chunks=0 not in array.shape,
+        dtype="numeric",
+        ensure_all_finite=False,
+        ensure_min_samples=0,
+        ensure_min_features=0,
+        estimator="HierarchicalKMeans",
+    )
+    full = tuple(tuple(n for n in sizes if n) or (0,) for sizes in checked.chunks)
+    return checked if full == checked.chunks else checked.rechunk(full)
+
+
+def _join_samples(array: da.Array, feature_axis: int) -> da.Array:
+    """Join chunks along samples into blocks of whole features."""
+    if array.numblocks[1] == 1:
+        return array
+    n_features, n_samples = array.shape
+    tallest = max(array.chunks[0])
+    if tallest * n_samples * array.itemsize > JOINED_BYTES:
+        fitting = max(1, JOINED_BYTES // (n_samples * array.itemsize))
+        raise ValueError(_too_wide(n_features, n_samples, fitting, feature_axis))
+    return array.rechunk({1: -1})
+
+
+def _too_wide(n_features: int, n_samples: int, fitting: int, feature_axis: int) -> str:
+    chunks = (fitting, n_samples) if feature_axis == 0 else (n_samples, fitting)
+    return (
+        f"X ({n_features} features x {n_samples} samples) is chunked along samples, "
+        f"and a block of whole features would exceed {JOINED_BYTES >> 20} MiB. Store "
+        f"it in chunks of whole features first: X.rechunk({chunks}).to_zarr(...)."
+    )
+
+
+def _from_zarr(X: Any, feature_axis: int, join: bool) -> da.Array:
+    """Read a Zarr array in blocks of whole chunks (or shards), about 64 MB each."""
+    from hkmeans_dask.store import as_dask
+
+    if X.ndim != 2:
+        raise ValueError(
+            f"Expected 2D array, got {X.ndim}D array instead: shape={X.shape}. "
+            "Reshape your data to (n_features, n_samples)."
+        )
+    unit = X.shards or X.chunks
+    other = 1 - feature_axis
+    step = list(unit)
+    if join:
+        step[other] = max(1, X.shape[other])
+    step_bytes = max(1, step[0] * step[1] * X.dtype.itemsize)
+    if step[other] > unit[other] and step_bytes > JOINED_BYTES:
+        fitting = max(1, JOINED_BYTES // (step[other] * X.dtype.itemsize))
+        raise ValueError(
+            _too_wide(X.shape[feature_axis], step[other], fitting, feature_axis)
+        )
+    step[feature_axis] *= max(1, BLOCK_BYTES // step_bytes)
+    return as_dask(X, (step[0], step[1]))

@@ -1,0 +1,178 @@
+"""transform / inverse_transform of features by label, lazy.
+
+`cluster_sums` adds up the features of each cluster in a tree: every block sums its own
+rows and keeps one row per cluster *present* in it, neighbours merge eight at a time,
+and the last merge spreads the rows over all clusters::
+
+    block -> (clusters present, sums) -\
+    block -> (clusters present, sums) --merge--> ... --> (n_clusters, n_samples)
+
+The tree hangs on the number of blocks alone and sums are float64, so results do not
+depend on the order of arrival. `spread` is the way back, one `take` per block. Nothing
+is computed here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import dask.array as da
+import numpy as np
+from dask import delayed
+
+from hkmeans_dask import kernels
+from hkmeans_dask.execution import map_blocks, task
+
+if TYPE_CHECKING:
+    from dask.delayed import Delayed
+
+    from hkmeans_dask.hierarchy import Hierarchy
+    from hkmeans_dask.inputs import Features
+    from hkmeans_dask.kernels import Array, Bad, Index
+
+FAN_IN = 8
+"""Partial sums merged by one task."""
+
+
+class Partial(NamedTuple):
+    """Sums of some features."""
+
+    clusters: Index
+    """(n_present,), ascending: the clusters that these features have."""
+
+    sums: Array
+    """(n_present, n_samples), float64."""
+
+    bad: Bad | None
+
+
+def cluster_means(features: Features, labels: da.Array, factors: Array) -> da.Array:
+    """Sum the features of each cluster and multiply by a factor per cluster.
+
+    Parameters
+    ----------
+    features : Features
+        In any chunks.
+    labels : dask array of shape (n_features,), int
+    factors : ndarray of shape (n_clusters,), float64
+        One over the size for means.
+
+    Returns
+    -------
+    means : dask array of shape (n_clusters, n_samples), features.dtype
+        One chunk along clusters, those of X along samples. One pass over X.
+    """
+    blocks = features.blocks
+    aligned = labels.rechunk((blocks.chunks[0],))[:, None]
+    partials = map_blocks("sum", _sum_block, blocks, aligned)
+    columns = [
+        _merge_tree([row[column] for row in partials], factors, features.dtype, width)
+        for column, width in enumerate(blocks.chunks[1])
+    ]
+    return da.concatenate(columns, axis=1)
+
+
+def _merge_tree(
+    partials: list[Delayed], factors: Array, dtype: np.dtype[Any], width: int
+) -> da.Array:
+    """Merge the partial sums of one chunk of samples."""
+    while len(partials) > FAN_IN:
+        partials = [
+            task("merge", _merge, partials[first : first + FAN_IN])
+            for first in range(0, len(partials), FAN_IN)
+        ]
+    means = task("means", _finish, partials, factors, dtype)
+    return da.from_delayed(means, (len(factors), width), dtype)
+
+
+def _sum_block(block: Any, start: int, labels: Array) -> Partial:
+    clusters, local = np.unique(labels[:, 0], return_inverse=True)
+    sums = kernels.sum_by_label(block, local, len(clusters))
+    return Partial(clusters, sums, kernels.first_bad(block, start))
+
+
+def _merge(partials: list[Partial]) -> Partial:
+    """Add partial sums, in the order of the features."""
+    clusters = np.unique(np.concatenate([part.clusters for part in partials]))
+    sums = np.zeros((len(clusters), partials[0].sums.shape[1]))
+    for part in partials:
+        sums[np.searchsorted(clusters, part.clusters)] += part.sums
+    bad = next((part.bad for part in partials if part.bad), None)
+    return Partial(clusters, sums, bad)
+
+
+def _finish(partials: list[Partial], factors: Array, dtype: np.dtype[Any]) -> Array:
+    """Spread the sums over all clusters and scale them."""
+    clusters, sums, bad = _merge(partials)
+    if bad is not None:
+        raise ValueError(kernels.not_finite(bad))
+    means = np.zeros((len(factors), sums.shape[1]), dtype)
+    means[clusters] = sums * factors[clusters, None]
+    return means
+
+
+def spread(reduced: da.Array, labels: da.Array, factors: Array) -> da.Array:
+    """Give each feature the row of its cluster.
+
+    Parameters
+    ----------
+    reduced : dask array of shape (n_clusters, n_samples), float
+    labels : dask array of shape (n_features,), int
+    factors : ndarray of shape (n_clusters,), float64
+        Multiplied into the rows first.
+
+    Returns
+    -------
+    features : dask array of shape (n_features, n_samples), the dtype of `reduced`
+        Chunked as `labels` along features, as `reduced` along samples.
+    """
+    reduced = reduced.rechunk({0: -1})
+    return da.blockwise(
+        _take,
+        "fs",
+        labels,
+        "f",
+        reduced,
+        "ks",
+        factors=factors,
+        dtype=reduced.dtype,
+        concatenate=True,
+        token="hkmeans-spread",
+    )
+
+
+def _take(labels: Array, reduced: Array, factors: Array) -> Array:
+    scaled = (reduced * factors[:, None]).astype(reduced.dtype, copy=False)
+    taken: Array = scaled[labels]
+    return taken
+
+
+def predict_labels(features: Features, hierarchy: Hierarchy) -> da.Array:
+    """Label features by the rule of the model, lazily; one pass over X.
+
+    Parameters
+    ----------
+    features : Features
+        In blocks of whole features.
+    hierarchy : Hierarchy
+
+    Returns
+    -------
+    labels : dask array of shape (n_features,), int32
+    """
+    model = delayed(hierarchy, traverse=False)
+    rows = map_blocks("predict", _predict, features.blocks, features.dtype, model)
+    parts = [
+        da.from_delayed(row[0], (height,), np.int32)
+        for row, height in zip(rows, features.blocks.chunks[0], strict=True)
+    ]
+    return da.concatenate(parts)
+
+
+def _predict(
+    block: Any, start: int, dtype: np.dtype[Any], hierarchy: Hierarchy
+) -> Array:
+    bad = kernels.first_bad(block, start)
+    if bad is not None:
+        raise ValueError(kernels.not_finite(bad))
+    return hierarchy.label(np.ascontiguousarray(block, dtype)).astype(np.int32)

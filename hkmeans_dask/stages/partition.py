@@ -1,0 +1,106 @@
+"""Stage 3: regroup the training rows by big cluster, and share out the small ones.
+
+A partition is a list of row numbers, in rank order, of one big cluster. Its rows are
+gathered only by the tasks that need them, one partition at a time; on a cluster these
+tasks run where the training rows are and send away no more than one partition.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from hkmeans_dask import kernels
+from hkmeans_dask.allocation import allocate
+from hkmeans_dask.execution import Runner, one_blas_thread, task
+from hkmeans_dask.hierarchy import label_coarse
+
+if TYPE_CHECKING:
+    from dask.delayed import Delayed
+
+    from hkmeans_dask.kernels import Array, Index
+    from hkmeans_dask.stages.coarse import Coarse
+    from hkmeans_dask.stages.sample import Training
+
+MAX_BYTES = 256 * 2**20
+"""Bytes of the rows of one partition, at most: the lowest ranks first."""
+
+
+class Partitions(NamedTuple):
+    """The training rows by big cluster."""
+
+    rows: list[Delayed]
+    """Per big cluster its rows minus its center, ndarray (n_rows, n_samples)."""
+
+    shares: Index
+    """(n_big_clusters,), the small clusters of each big one."""
+
+    coarse: Coarse
+    """The big clusters that have training rows; the others are gone."""
+
+
+def partition(
+    training: Delayed,
+    coarse: Coarse,
+    n_clusters: int,
+    init: Array | None,
+    runner: Runner,
+) -> Partitions:
+    """Regroup the training rows and decide the share of each big cluster.
+
+    Parameters
+    ----------
+    training : Delayed of Training
+    coarse : Coarse
+    n_clusters : int
+    init : ndarray of shape (n_clusters, n_samples), optional
+        Initial centers: shares then follow their numbers instead of the rows'.
+    runner : Runner
+
+    Returns
+    -------
+    partitions : Partitions
+    """
+    (split,) = runner.persist(task("partition", _split, training, coarse))
+    (sizes,) = runner.compute(task("sizes", _sizes, split))
+    kept = np.flatnonzero(sizes)
+    coarse = coarse._replace(centers=coarse.centers[kept])
+    rows = [
+        task("gather", _gather, training, split, int(big), center)
+        for big, center in zip(kept, coarse.centers, strict=True)
+    ]
+    distinct = [task("distinct", kernels.count_distinct, part) for part in rows]
+    capacities = np.array(runner.compute(*distinct))
+    weights = sizes[kept] if init is None else _given(init, coarse)
+    return Partitions(rows, allocate(weights, capacities, n_clusters), coarse)
+
+
+@one_blas_thread
+def _split(training: Training, coarse: Coarse) -> list[Index]:
+    """Row numbers of each big cluster, in rank order."""
+    labels = label_coarse(training.rows, coarse.centers, coarse.offset)
+    by_rank, starts = kernels.group_by_label(
+        labels[training.order], len(coarse.centers)
+    )
+    return np.split(training.order[by_rank], starts[1:-1])
+
+
+def _sizes(split: list[Index]) -> Index:
+    return np.array([len(rows) for rows in split])
+
+
+def _gather(training: Training, split: list[Index], big: int, center: Array) -> Array:
+    """Rows of one big cluster as seen from its center."""
+    row_bytes = training.rows.itemsize * training.rows.shape[1]
+    most = max(1, MAX_BYTES // row_bytes)
+    gathered: Array = training.rows[split[big][:most]]
+    gathered -= center
+    return gathered
+
+
+def _given(init: Array, coarse: Coarse) -> Index:
+    """Count the given centers in each big cluster, one where there is none."""
+    points = np.ascontiguousarray(init, coarse.centers.dtype)
+    labels = label_coarse(points, coarse.centers, coarse.offset)
+    return np.maximum(np.bincount(labels, minlength=len(coarse.centers)), 1)

@@ -1,0 +1,298 @@
+"""The only file that imports zarr: open, create, save, load.
+
+What is read is checked where it is read: Zarr answers a missing chunk with the fill
+value, so a worker without the mount, or in another working directory, would silently
+read zeros. `Source` makes paths absolute and compares the metadata and one known chunk
+on every worker before its first read.
+
+What is written appears only when it is complete: into a sibling folder that is renamed
+at the end (in place for stores that cannot rename), with ``status: "complete"`` set
+last; readers refuse a store that has another status. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import dask.array as da
+import numpy as np
+import zarr
+import zarr.errors
+from zarr.core.sync import sync
+from zarr.storage import LocalStore
+
+from hkmeans_dask import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COMPLETE = "complete"
+CHUNK_BYTES = 16 * 2**20
+"""Bytes of one chunk of the arrays we write, before compression."""
+
+
+class Source:
+    """A read-only Zarr array that fails where it cannot be seen, never with zeros.
+
+    Parameters
+    ----------
+    array : zarr.Array
+    """
+
+    def __init__(self, array: Any) -> None:
+        store = array.store
+        if isinstance(store, LocalStore):
+            store = LocalStore(store.root.absolute(), read_only=True)
+            array = zarr.open_array(store, path=array.path, mode="r")
+        self._array = array
+        self._known = _some_chunk(array)
+        self._checked_in = os.getpid()
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+
+    def __getitem__(self, index: Any) -> Any:
+        if self._checked_in != os.getpid():
+            self._check()
+            self._checked_in = os.getpid()
+        return self._array[index]
+
+    def _check(self) -> None:
+        """Compare what this process sees with what the client saw."""
+        here = f"process {os.getpid()} on {socket.gethostname()}"
+        remedy = "Use a path or URL that the client and all workers share."
+        try:
+            seen = zarr.open_array(self._array.store, path=self._array.path, mode="r")
+        except (FileNotFoundError, zarr.errors.BaseZarrError) as error:
+            raise FileNotFoundError(
+                f"{self._array.store_path} cannot be seen by {here}. {remedy}"
+            ) from error
+        missing = self._known and not sync(self._array.store.exists(self._known))
+        if missing or seen.metadata != self._array.metadata:
+            raise FileNotFoundError(
+                f"{self._array.store_path} as seen by {here} is not the array that "
+                f"the client opened. {remedy}"
+            )
+
+
+def _some_chunk(array: Any) -> str | None:
+    """Key of a chunk that is there, None for an array of fill values only."""
+    metadata = {"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}
+
+    async def first() -> str | None:
+        async for key in array.store.list_prefix(array.path):
+            if key.rsplit("/", 1)[-1] not in metadata:
+                return str(key)
+        return None
+
+    return sync(first())
+
+
+def as_dask(array: Any, chunks: tuple[int, ...]) -> da.Array:
+    """Read a Zarr array lazily, in blocks of `chunks` (whole chunks or shards)."""
+    fitting = tuple(
+        max(1, min(size, extent))
+        for size, extent in zip(chunks, array.shape, strict=True)
+    )
+    source = Source(array)
+    return da.from_array(source, chunks=fitting, lock=False, asarray=False, name=False)
+
+
+def open_array(url: str, component: str | None = None) -> Any:
+    """Open a Zarr array (v2 or v3) to read.
+
+    Parameters
+    ----------
+    url : str
+        Local path or fsspec URL.
+    component : str, optional
+        Name of the array inside a group.
+
+    Raises
+    ------
+    FileNotFoundError
+        If nothing is there.
+    ValueError
+        If a group, another thing or a half-written array is there.
+    """
+    node = _open(url, component)
+    if not isinstance(node, zarr.Array):
+        names = ", ".join(sorted(name for name, _ in node.arrays())) or "none"
+        raise ValueError(
+            f"{url} is a Zarr group, not an array. Name one of its arrays with "
+            f"--component: {names}."
+        )
+    _refuse_incomplete(node, url)
+    return node
+
+
+def open_group(url: str) -> Any:
+    """Open a complete Zarr group to read; raises like `open_array`."""
+    node = _open(url, None)
+    if not isinstance(node, zarr.Group):
+        raise ValueError(f"{url} is a Zarr array, not a model.")
+    if "hkmeans_dask" not in node.attrs and "status" not in node.attrs:
+        raise ValueError(f"{url} is a Zarr group, but not a model of hkmeans_dask.")
+    _refuse_incomplete(node, url)
+    return node
+
+
+def _open(url: str, component: str | None) -> Any:
+    try:
+        return zarr.open(location(url), path=component or "", mode="r")
+    except (FileNotFoundError, zarr.errors.BaseZarrError) as error:
+        name = f"{url} (component {component})" if component else url
+        raise FileNotFoundError(
+            f"{name} is not there, or is no Zarr array or group."
+        ) from error
+
+
+def _refuse_incomplete(node: Any, url: str) -> None:
+    status = node.attrs.get("status", COMPLETE)
+    if status != COMPLETE:
+        raise ValueError(
+            f"{url} is not complete (status {status!r}): the run that wrote it did "
+            "not end. Run it again with --overwrite."
+        )
+
+
+def location(url: str | os.PathLike[str]) -> str:
+    """Absolute path of a local store (also given as ``file://``), else the URL."""
+    text = os.fspath(url)
+    if text.startswith("file:"):
+        text = unquote(urlsplit(text).path)
+    return text if "://" in text else str(Path(text).absolute())
+
+
+def is_private(url: str) -> bool:
+    """Whether only this process sees the store behind a URL."""
+    return location(url).startswith("memory://")
+
+
+@contextmanager
+def writing(url: str | os.PathLike[str], *, overwrite: bool) -> Iterator[str]:
+    """Give a place to write a store to; it appears at `url` when the block ends.
+
+    After an error nothing is left behind, and what was at `url` is still there.
+
+    Raises
+    ------
+    FileExistsError
+        If something is at `url` and `overwrite` is false.
+    """
+    target = location(url)
+    check_free(url, overwrite=overwrite)
+    if "://" in target:
+        yield target
+        return
+    path = Path(target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        yield str(partial)
+        _replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_free(url: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Refuse an output that is there, unless it may be overwritten."""
+    target = location(url)
+    if not overwrite and _exists(target):
+        raise FileExistsError(
+            f"{url} is already there. Choose another name, or pass overwrite "
+            "(--overwrite)."
+        )
+
+
+def _exists(target: str) -> bool:
+    if "://" not in target:
+        return os.path.lexists(target)
+    try:
+        zarr.open(target, mode="r")
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _replace(new: Path, path: Path) -> None:
+    """Rename `new` to `path`; a folder there is moved aside first, then removed."""
+    if not os.path.lexists(path):
+        new.rename(path)
+        return
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old")
+    path.rename(aside)
+    new.rename(path)
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    else:
+        aside.unlink()
+
+
+def create_array(
+    place: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype[Any]
+) -> Any:
+    """Create an empty array (Zarr v3) that is not complete yet."""
+    return zarr.create_array(
+        place,
+        shape=shape,
+        chunks=chunks,
+        dtype=dtype,
+        attributes={"status": "writing"},
+        overwrite=True,
+        zarr_format=3,
+    )
+
+
+def complete(node: Any) -> None:
+    """Mark an array or group as complete: the last write."""
+    node.attrs["status"] = COMPLETE
+
+
+def save(
+    url: str | os.PathLike[str],
+    arrays: dict[str, np.ndarray[Any, Any]],
+    attributes: dict[str, Any],
+    *,
+    overwrite: bool,
+) -> None:
+    """Write a model: arrays in chunks of whole rows, attributes, then the status."""
+    with writing(url, overwrite=overwrite) as place:
+        group = zarr.create_group(
+            place, attributes={"status": "writing"}, overwrite=True, zarr_format=3
+        )
+        for name, values in arrays.items():
+            row_bytes = max(1, values.nbytes // max(1, len(values)))
+            rows = max(1, min(len(values), CHUNK_BYTES // row_bytes))
+            group.create_array(name, data=values, chunks=(rows, *values.shape[1:]))
+        record = {"hkmeans_dask": __version__, **attributes}
+        group.attrs.update(json.loads(json.dumps(record, default=_plain)))
+        complete(group)
+
+
+def load(
+    url: str | os.PathLike[str], *, lazy: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a complete model; arrays named in `lazy` as dask arrays."""
+    group = open_group(os.fspath(url))
+    attributes = dict(group.attrs)
+    for name in ("status", "hkmeans_dask"):
+        attributes.pop(name)
+    arrays = {
+        name: as_dask(array, array.chunks) if name in lazy else array[...]
+        for name, array in group.arrays()
+    }
+    return arrays, attributes
+
+
+def _plain(value: Any) -> Any:
+    """Turn a NumPy scalar into JSON."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} of type {type(value).__name__} cannot be stored.")

@@ -1,0 +1,71 @@
+"""The arrays that are clustered, one feature a row: all generated, none downloaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sklearn.datasets import load_sample_images
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+N_SOURCES = 200
+NOISE_SD = 0.8
+
+
+def patches(stride: int = 1) -> NDArray[np.float32]:
+    """Cut scikit-learn's two sample images into windows of 8 x 8 pixels, 3 colours.
+
+    Parameters
+    ----------
+    stride : int, default=1
+        Keep one window in `stride`, along both axes of the image.
+
+    Returns
+    -------
+    X : ndarray of shape (n_features, 192), float32
+        Values in [0, 1]; 531,720 features with ``stride=1``.
+    """
+    shape = (8, 8, 3)
+    windows = [
+        np.lib.stride_tricks.sliding_window_view(image, shape)[::stride, ::stride]
+        for image in load_sample_images().images
+    ]
+    rows = np.concatenate([w.reshape(-1, np.prod(shape)) for w in windows])
+    X: NDArray[np.float32] = rows.astype(np.float32)
+    X /= 255
+    return X
+
+
+def fmri(side: int = 58, n_samples: int = 400, seed: int = 0) -> NDArray[np.float32]:
+    """Simulate a BOLD volume: smooth sources that overlap, and white noise.
+
+    Parameters
+    ----------
+    side : int, default=58
+        Voxels along each axis of the volume.
+    n_samples : int, default=400
+        Time points.
+    seed : int, default=0
+
+    Returns
+    -------
+    X : ndarray of shape (side**3, n_samples), float32
+        Voxels in spatial (C) order.
+    """
+    rng = np.random.default_rng(seed)
+    maps = np.stack([_bump(side, rng) for _ in range(N_SOURCES)], axis=1)
+    courses = rng.standard_normal((N_SOURCES, n_samples)).astype(np.float32)
+    X = rng.standard_normal((side**3, n_samples), dtype=np.float32)
+    X *= NOISE_SD
+    X += maps @ courses
+    return X
+
+
+def _bump(side: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Place one Gaussian bump of height 1, 2 to 6 voxels wide, in a cube."""
+    center, width = rng.uniform(0, side, 3), rng.uniform(2, 6)
+    x, y, z = np.exp(-((np.arange(side) - center[:, None]) ** 2) / (2 * width**2))
+    bump: NDArray[np.float64] = x[:, None, None] * y[:, None] * z
+    return bump.ravel().astype(np.float32)
