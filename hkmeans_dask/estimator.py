@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,6 +22,7 @@ from hkmeans_dask import inputs, reduction
 from hkmeans_dask.execution import Runner, phase, shown
 from hkmeans_dask.hierarchy import Hierarchy
 from hkmeans_dask.minibatch import Schedule
+from hkmeans_dask.persistence import ZarrPersistence
 from hkmeans_dask.stages.coarse import train_coarse
 from hkmeans_dask.stages.fine import train_fine
 from hkmeans_dask.stages.label import label_features
@@ -45,24 +45,12 @@ def _features_in_columns(estimator: HierarchicalKMeans) -> bool:
     return estimator.feature_axis == 1
 
 
-ARRAYS = (
-    "labels",
-    "sizes",
-    "cluster_centers",
-    "coarse_centers",
-    "parents",
-    "offset",
-)
-"""Arrays of a stored model; with a trailing underscore, fitted attributes."""
-
-SCALARS = ("inertia", "n_clusters", "n_features_in", "n_passes")
-
-
 class HierarchicalKMeans(
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     ClusterMixin,
-    BaseEstimator,  # type: ignore[misc]
+    ZarrPersistence,
+    BaseEstimator,
 ):
     """Hierarchical k-means of features, out of core.
 
@@ -80,9 +68,10 @@ class HierarchicalKMeans(
         Initial centers, at both levels. Of an array of small-cluster centers, the big
         clusters come from clustering the given centers.
     batch_size : int, default=1000
-        Features in a mini-batch. Seeds are chosen among three batches (or
-        three times the number of clusters, if more), and `max_no_improvement` counts
-        in units of it. Training batches grow to all training rows of a (big) cluster.
+        Features in a mini-batch. Seeds are chosen among two batches (or two features
+        per cluster, if more), and `max_no_improvement` counts in units of it. Training
+        batches grow from the larger of it and 32768 to all training rows of a (big)
+        cluster, which measured better than small ones.
     n_init : int, default=10
         Number of initialisations tried; the one of lowest inertia is run.
     max_no_improvement : int or None, default=10
@@ -208,12 +197,7 @@ class HierarchicalKMeans(
         n_clusters = self._at_most_features(self.n_features_in_)
         init = inputs.check_init(self.init, n_clusters, features.blocks.shape[1])
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        schedule = Schedule(
-            "k-means++" if init is not None else self.init,
-            self.batch_size,
-            self.n_init,
-            self.max_no_improvement,
-        )
+        schedule = self._schedule()
         runner = Runner.find(features.blocks, in_memory=features.in_memory)
         seconds: dict[str, float] = {}
         with shown(self.verbose):
@@ -356,75 +340,6 @@ class HierarchicalKMeans(
         names: Array = super().get_feature_names_out(input_features)
         return names
 
-    def to_zarr(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Save the fitted model as a Zarr group; it appears when it is complete.
-
-        Parameters
-        ----------
-        path : str or path-like
-            Local path or fsspec URL.
-        overwrite : bool, default=False
-
-        Raises
-        ------
-        FileExistsError
-            If something is at `path` and `overwrite` is false.
-        """
-        from hkmeans_dask import store
-
-        check_is_fitted(self)
-        arrays = {name: np.asarray(getattr(self, f"{name}_")) for name in ARRAYS}
-        parameters = self.get_params(deep=False)
-        if not isinstance(self.init, str):
-            arrays["init"] = np.asarray(self.init)
-            parameters["init"] = None
-        if not isinstance(self.random_state, (int, np.integer)):
-            parameters["random_state"] = None  # what it drew is the seed
-        attributes = {
-            "parameters": parameters,
-            "fitted": {name: getattr(self, f"{name}_") for name in SCALARS},
-            "feature_names_in": list(getattr(self, "feature_names_in_", [])),
-            "lazy_labels": isinstance(self.labels_, da.Array),
-            **self._origin,
-        }
-        store.save(path, arrays, attributes, overwrite=overwrite)
-
-    @classmethod
-    def from_zarr(cls, path: str | os.PathLike[str]) -> Self:
-        """Load a model that `to_zarr` or the command line saved.
-
-        Parameters
-        ----------
-        path : str or path-like
-            Local path or fsspec URL.
-
-        Returns
-        -------
-        model : HierarchicalKMeans
-            Fitted. `labels_` of lazy X is a dask array that reads `path`.
-
-        Raises
-        ------
-        FileNotFoundError
-            If nothing is there.
-        ValueError
-            If what is there is no complete model.
-        """
-        from hkmeans_dask import store
-
-        arrays, attributes = store.load(path, lazy=("labels",))
-        parameters = attributes.pop("parameters")
-        model = cls(**parameters | {"init": arrays.pop("init", parameters["init"])})
-        if not attributes.pop("lazy_labels"):
-            arrays["labels"] = arrays["labels"].compute(scheduler="threads")
-        for name, value in (arrays | attributes.pop("fitted")).items():
-            setattr(model, f"{name}_", value)
-        if names := attributes.pop("feature_names_in"):
-            model.feature_names_in_ = np.array(names, object)
-        model._n_features_out = model.n_clusters_
-        model._origin = attributes
-        return model
-
     def _take(self, X: Any, *, reset: bool, join: bool = True) -> Features:
         """Check X, its features and their names; return it with features in rows."""
         features = inputs.read_features(X, self.feature_axis, join=join)
@@ -450,6 +365,10 @@ class HierarchicalKMeans(
                 stacklevel=3,
             )
         return min(int(self.n_clusters), n_features)
+
+    def _schedule(self) -> Schedule:
+        method = self.init if isinstance(self.init, str) else "k-means++"
+        return Schedule(method, self.batch_size, self.n_init, self.max_no_improvement)
 
     def _training_rows(self, n_clusters: int) -> int:
         most = self.max_features_per_cluster
@@ -486,9 +405,11 @@ class HierarchicalKMeans(
 
     def _lazy_labels(self, chunks: tuple[int, ...]) -> da.Array:
         """Labels as a dask array, in the given chunks unless it is one already."""
-        if isinstance(self.labels_, da.Array):
-            return self.labels_
-        return da.from_array(self.labels_, chunks=(chunks,), name=False)
+        labels: Any = self.labels_
+        if not isinstance(labels, da.Array):
+            labels = da.from_array(labels, chunks=(chunks,), name=False)
+        lazy: da.Array = labels
+        return lazy
 
     def _give(self, result: da.Array, in_memory: bool) -> Any:
         """Give back the kind of array that came, and the axes."""

@@ -25,9 +25,13 @@ from typing import TYPE_CHECKING, Any
 import dask
 import dask.array as da
 import dask.base
+import dask.threaded
 import numpy as np
 import threadpoolctl
-from dask import delayed
+from dask.delayed import delayed
+from dask.system import CPU_COUNT
+
+from hkmeans_dask.kernels import shared_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,7 +88,7 @@ class Runner:
 
     def __init__(self, get: Callable[..., Any]) -> None:
         self.get = get
-        self.client = get.__self__ if inspect.ismethod(get) else None
+        self.client: Any = get.__self__ if inspect.ismethod(get) else None
 
     @classmethod
     def find(cls, array: da.Array, *, in_memory: bool) -> Runner:
@@ -97,16 +101,24 @@ class Runner:
     def compute(self, *collections: Any) -> tuple[Any, ...]:
         """Compute, and bring the results here."""
         options = {"retries": RETRIES} if self.client else {}
-        with one_blas_thread:
-            results = dask.compute(*collections, scheduler=self.get, **options)
+        with self._threads():
+            results = dask.base.compute(*collections, scheduler=self.get, **options)
         return tuple(results)
 
     def persist(self, *collections: Any) -> tuple[Any, ...]:
         """Compute, and leave the results where they are."""
         if self.client:
             return tuple(self.client.persist(list(collections), retries=RETRIES))
-        with one_blas_thread:
-            return tuple(dask.persist(*collections, scheduler=self.get))
+        with self._threads():
+            return tuple(dask.base.persist(*collections, scheduler=self.get))
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        """One BLAS thread, and tiles shared by the threads that dask would use."""
+        in_threads = self.get is dask.threaded.get
+        n_threads = dask.config.get("num_workers", CPU_COUNT) if in_threads else 1
+        with one_blas_thread, shared_tiles(n_threads):
+            yield
 
 
 def task(stage: str, function: Callable[..., Any], *args: Any) -> Delayed:

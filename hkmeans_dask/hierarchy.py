@@ -63,22 +63,24 @@ class Hierarchy(NamedTuple):
     def keep(self, used: Array) -> Hierarchy:
         """Drop the small clusters where `used` is false, and big ones left empty."""
         parents, renumbered = np.unique(self.parents[used], return_inverse=True)
-        return Hierarchy(
-            self.offset, self.coarse[parents], self.fine[used], renumbered
-        )
+        return Hierarchy(self.offset, self.coarse[parents], self.fine[used], renumbered)
 
 
-def label_coarse(points: Array, coarse: Array, offset: Array) -> Index:
-    """Label each point with its big cluster.
+def label_coarse(
+    points: Array, coarse: Array, offset: Array, rows: Index | None = None
+) -> Index:
+    """Label points with their big cluster.
 
     Parameters
     ----------
     points : ndarray of shape (n_points, n_dims)
     coarse : ndarray of shape (n_big_clusters, n_dims)
     offset : ndarray of shape (n_dims,)
+    rows : ndarray of int, optional
+        The points to label, in this order; all of them by default.
 
     Returns
     -------
-    labels : ndarray of shape (n_points,), int64
+    labels : ndarray of shape (n_points,) or (len(rows),), int64
     """
-    return kernels.assign(points, coarse - offset, origin=offset)
+    return kernels.assign(points, coarse - offset, origin=offset, rows=rows)

@@ -107,13 +107,14 @@ def feature_chunks(n_features: int, values: da.Array) -> tuple[int, ...]:
 
 def describe(X: Any) -> dict[str, Any]:
     """Shape, dtype and fingerprint of X as given; memory has no fingerprint."""
-    shape = list(np.shape(X))
+    fingerprint = None
     if is_zarr(X):
-        print_of = tokenize(str(X.store_path), X.metadata.to_dict())
-    else:
-        print_of = tokenize(X) if is_lazy(X) else None
-    dtype = str(getattr(X, "dtype", np.asarray(X).dtype))
-    return {"shape": shape, "dtype": dtype, "fingerprint": print_of}
+        fingerprint = tokenize(str(X.store_path), X.metadata.to_dict())
+    elif is_lazy(X):
+        fingerprint = tokenize(X)
+    dtype = X.dtype if hasattr(X, "dtype") else np.asarray(X).dtype
+    shape = list(np.shape(X))
+    return {"shape": shape, "dtype": str(dtype), "fingerprint": fingerprint}
 
 
 def check_size(shape: tuple[int, ...], feature_axis: int) -> None:
@@ -230,7 +231,8 @@ def _join_samples(array: da.Array, feature_axis: int) -> da.Array:
     if tallest * n_samples * array.itemsize > JOINED_BYTES:
         fitting = max(1, JOINED_BYTES // (n_samples * array.itemsize))
         raise ValueError(_too_wide(n_features, n_samples, fitting, feature_axis))
-    return array.rechunk({1: -1})
+    joined: da.Array = array.rechunk({1: -1})
+    return joined
 
 
 def _too_wide(n_features: int, n_samples: int, fitting: int, feature_axis: int) -> str:

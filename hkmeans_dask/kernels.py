@@ -5,34 +5,45 @@ The nearest center of a point is found by one matrix product per *tile* of rows:
 
     points --tile--> (x - origin) --GEMM--> scores = x . c - |c|^2 / 2 --argmax--> label
 
-Every GEMM has the same height, ``TILE`` rows, the last tile being padded: BLAS rounds
-by the height of a product, so a fixed one makes the label of a row a function of the
-row and of its place in the tile, not of how many rows came with it. 192 rows cost 5%
-more than 1536 and pad four times less where rows are gathered in small groups.
+A tile has ``TILE`` rows and the last one is padded to a multiple of ``PAD``: BLAS
+rounds by the height of a product, so few fixed heights make the label of a row (almost)
+a function of the row and its place in the tile, not of how many rows came with it.
+Tiles are tall because threads take turns to hold the interpreter between two calls:
+the fewer calls, the better two threads overlap.
 
 A common ``origin`` is subtracted in the tile, where it is free (the product then reads
 from cache), because ``|x|^2 - 2 x . c + |c|^2`` loses every digit when the mean is
-large. Ties go to the lowest index. Sums and inertia accumulate in float64, tile after
+large. Ties go to the lowest index (a tie is one of rounded scores, and some BLAS
+kernels round the columns of a product differently). Sums and inertia accumulate in float64, tile after
 tile, always in the same order.
 """
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
     Index = NDArray[np.int64]
 
-TILE = 192
-"""Rows of one GEMM."""
+TILE = 1536
+"""Rows of one GEMM, at most."""
+
+PAD = 192
+"""The height of every GEMM is a multiple of this."""
+
+WORTH_SHARING = 2**28
+"""Multiplications of one call that pay for starting threads (some 5 ms)."""
 
 SUM_TILE = 4096
 """Rows of one indicator product; only its float64 copy is held."""
@@ -44,6 +55,58 @@ def _tiles(n_points: int, height: int) -> Iterator[slice]:
         slice(start, min(start + height, n_points))
         for start in range(0, n_points, height)
     )
+
+
+class _Crew:
+    """Threads of this process that share the tiles of large calls.
+
+    Tasks run side by side, so a call takes only its part of the crew: all of it when
+    one large task is left, as with one big cluster that holds most features.
+    """
+
+    def __init__(self) -> None:
+        self.size = 1
+        self._calls = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def part(self) -> Iterator[int]:
+        """Give the number of threads that one more call may use."""
+        with self._lock:
+            self._calls += 1
+            threads = max(1, self.size // self._calls)
+        try:
+            yield threads
+        finally:
+            with self._lock:
+                self._calls -= 1
+
+
+_crew = _Crew()
+
+
+@contextmanager
+def shared_tiles(n_threads: int) -> Iterator[None]:
+    """Let calls of `assign` in this process use up to `n_threads` threads.
+
+    The labels are the same for any number: threads share whole tiles.
+    """
+    before, _crew.size = _crew.size, n_threads
+    try:
+        yield
+    finally:
+        _crew.size = before
+
+
+def _in_parallel(function: Callable[[slice], None], n_points: int) -> None:
+    """Call ``function(rows)`` for slices of whole tiles, on the threads at hand."""
+    with _crew.part() as threads:
+        tiles_each = -(-n_points // (TILE * threads))
+        first, *others = _tiles(n_points, tiles_each * TILE)
+        with ThreadPoolExecutor(max(1, len(others))) as pool:
+            waiting = pool.map(function, others)
+            function(first)
+            list(waiting)
 
 
 def half_squared_norms(centers: Array) -> Array:
@@ -77,28 +140,55 @@ def assign(
 
     Notes
     -----
-    Memory: two tiles beyond the inputs and labels.
+    Memory: two tiles a thread beyond the inputs and labels.
     """
     n_points = len(points) if rows is None else len(rows)
-    labels = np.empty(n_points, np.int64)
+    labels = np.zeros(n_points, np.int64)
     if len(centers) == 1:
-        labels[:] = 0
         return labels
+
+    def assign_part(part: slice) -> None:
+        some = points[part] if rows is None else points
+        wanted = None if rows is None else rows[part]
+        _assign_tiles(some, centers, origin, wanted, labels[part])
+
+    if n_points * centers.size < WORTH_SHARING:
+        assign_part(slice(0, n_points))
+    else:
+        _in_parallel(assign_part, n_points)
+    return labels
+
+
+def _assign_tiles(
+    points: Array,
+    centers: Array,
+    origin: Array | None,
+    rows: Index | None,
+    labels: Index,
+) -> None:
+    """Assign tile after tile into `labels`, with one buffer."""
+    n_points = len(labels)
     transposed, bias = np.ascontiguousarray(centers.T), half_squared_norms(centers)
-    tile = np.zeros((TILE, points.shape[1]), points.dtype)
-    scores = np.empty((TILE, len(centers)), points.dtype)
+    tallest = min(TILE, _padded(n_points))
+    tile = np.zeros((tallest, points.shape[1]), points.dtype)
+    scores = np.empty((tallest, len(centers)), points.dtype)
     for part in _tiles(n_points, TILE):
         used = tile[: part.stop - part.start]
+        height = _padded(len(used))
         if rows is not None:
             np.take(points, rows[part], axis=0, out=used, mode="clip")
         else:
             used[:] = points[part]
         if origin is not None:
             used -= origin
-        np.dot(tile, transposed, out=scores)
-        np.subtract(scores, bias, out=scores)
-        labels[part] = scores.argmax(axis=1)[: len(used)]
-    return labels
+        np.dot(tile[:height], transposed, out=scores[:height])
+        found = scores[: len(used)]
+        found -= bias
+        found.argmax(axis=1, out=labels[part])
+
+
+def _padded(height: int) -> int:
+    return -(-height // PAD) * PAD
 
 
 def squared_distances(points: Array, centers: Array, labels: Index) -> Array:
@@ -240,32 +330,38 @@ def seed_kmeans_plusplus(
 
     Notes
     -----
-    Memory: a few (n_points, n_init) float64 arrays.
+    Memory: a few (n_init, n_points) arrays.
     """
     norms = np.einsum("ij,ij->i", points, points)
     chosen = np.empty((n_clusters, n_init), np.int64)
-    chosen[0] = rng.integers(len(points), size=n_init)
-    potential = np.full((len(points), n_init), np.inf)
+    potential = np.full((n_init, len(points)), np.inf, points.dtype)
+    squared = np.empty_like(potential)
     for step in range(n_clusters):
-        if step:
-            chosen[step] = _draw_proportional(potential, rng)
         picked = chosen[step]
-        squared = norms[:, None] - 2 * (points @ points[picked].T) + norms[picked]
-        squared[picked, np.arange(n_init)] = 0
-        np.minimum(potential, np.maximum(squared, 0), out=potential)
-    best = potential.sum(axis=0).argmin()
+        if step:
+            picked[:] = _draw_proportional(potential, rng)
+        else:
+            picked[:] = rng.integers(len(points), size=n_init)
+        np.dot(points[picked] * -2, points.T, out=squared)
+        squared += norms
+        squared += norms[picked, None]
+        squared[np.arange(n_init), picked] = 0
+        np.maximum(squared, 0, out=squared)
+        np.minimum(potential, squared, out=potential)
+    best = potential.sum(axis=1, dtype=np.float64).argmin()
     return points[chosen[:, best]]
 
 
 def _draw_proportional(weights: Array, rng: np.random.Generator) -> Index:
-    """Draw one row index per column of `weights`, proportionally to the weights.
+    """Draw one column index per row of `weights`, proportionally to the weights.
 
-    A column of zeros draws its last row.
+    A row of zeros draws its last column.
     """
-    cumulated = np.cumsum(weights, axis=0)
-    draws = rng.random(weights.shape[1]) * cumulated[-1]
-    rows = (cumulated <= draws).sum(axis=0)
-    return np.minimum(rows, len(weights) - 1)
+    cumulated = np.cumsum(weights, axis=1, dtype=np.float64)
+    draws = rng.random(len(weights)) * cumulated[:, -1]
+    columns = (cumulated <= draws[:, None]).sum(axis=1)
+    drawn: Index = np.minimum(columns, weights.shape[1] - 1)
+    return drawn
 
 
 def seed_random(

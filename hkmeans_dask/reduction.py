@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask.array as da
 import numpy as np
-from dask import delayed
+from dask.delayed import delayed
 
 from hkmeans_dask import kernels
 from hkmeans_dask.execution import map_blocks, task
@@ -69,7 +69,8 @@ def cluster_means(features: Features, labels: da.Array, factors: Array) -> da.Ar
         _merge_tree([row[column] for row in partials], factors, features.dtype, width)
         for column, width in enumerate(blocks.chunks[1])
     ]
-    return da.concatenate(columns, axis=1)
+    joined: da.Array = da.concatenate(columns, axis=1)
+    return joined
 
 
 def _merge_tree(
@@ -82,7 +83,8 @@ def _merge_tree(
             for first in range(0, len(partials), FAN_IN)
         ]
     means = task("means", _finish, partials, factors, dtype)
-    return da.from_delayed(means, (len(factors), width), dtype)
+    lazy: da.Array = da.from_delayed(means, (len(factors), width), dtype)
+    return lazy
 
 
 def _sum_block(block: Any, start: int, labels: Array) -> Partial:
@@ -127,7 +129,7 @@ def spread(reduced: da.Array, labels: da.Array, factors: Array) -> da.Array:
         Chunked as `labels` along features, as `reduced` along samples.
     """
     reduced = reduced.rechunk({0: -1})
-    return da.blockwise(
+    features: da.Array = da.blockwise(
         _take,
         "fs",
         labels,
@@ -139,6 +141,7 @@ def spread(reduced: da.Array, labels: da.Array, factors: Array) -> da.Array:
         concatenate=True,
         token="hkmeans-spread",
     )
+    return features
 
 
 def _take(labels: Array, reduced: Array, factors: Array) -> Array:
@@ -166,7 +169,8 @@ def predict_labels(features: Features, hierarchy: Hierarchy) -> da.Array:
         da.from_delayed(row[0], (height,), np.int32)
         for row, height in zip(rows, features.blocks.chunks[0], strict=True)
     ]
-    return da.concatenate(parts)
+    labels: da.Array = da.concatenate(parts)
+    return labels
 
 
 def _predict(

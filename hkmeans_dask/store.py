@@ -13,6 +13,7 @@ last; readers refuse a store that has another status. Nothing is ever unpickled.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import socket
@@ -26,13 +27,14 @@ import dask.array as da
 import numpy as np
 import zarr
 import zarr.errors
+from zarr.codecs import BloscCodec
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from hkmeans_dask import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 COMPLETE = "complete"
 CHUNK_BYTES = 16 * 2**20
@@ -58,6 +60,7 @@ class Source:
         self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
 
     def __getitem__(self, index: Any) -> Any:
+        """Read, after a check if this is another process than the last time."""
         if self._checked_in != os.getpid():
             self._check()
             self._checked_in = os.getpid()
@@ -101,7 +104,10 @@ def as_dask(array: Any, chunks: tuple[int, ...]) -> da.Array:
         for size, extent in zip(chunks, array.shape, strict=True)
     )
     source = Source(array)
-    return da.from_array(source, chunks=fitting, lock=False, asarray=False, name=False)
+    lazy: da.Array = da.from_array(
+        source, chunks=fitting, lock=False, asarray=False, name=False
+    )
+    return lazy
 
 
 def open_array(url: str, component: str | None = None) -> Any:
@@ -238,16 +244,91 @@ def _replace(new: Path, path: Path) -> None:
 def create_array(
     place: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype[Any]
 ) -> Any:
-    """Create an empty array (Zarr v3) that is not complete yet."""
+    """Create an empty array (Zarr v3) that is not complete yet.
+
+    LZ4 reads several times faster than Zarr's default. Chunks of zeros are
+    written too, so that a chunk that is not there is always one that went missing.
+    """
     return zarr.create_array(
         place,
         shape=shape,
         chunks=chunks,
         dtype=dtype,
+        compressors=BloscCodec(cname="lz4", clevel=1, shuffle="shuffle"),
         attributes={"status": "writing"},
         overwrite=True,
         zarr_format=3,
+        config={"write_empty_chunks": True},
     )
+
+
+def fill(place: str, array: da.Array, compute: Callable[[Any], object]) -> None:
+    """Write a lazy array block by block, and mark it complete.
+
+    Parameters
+    ----------
+    place : str
+        From `writing`.
+    array : dask array
+        Cut into blocks of whole output chunks first where it is not: two tasks that
+        write to one chunk would silently undo each other's rows.
+    compute : callable
+        Runs the writes: ``Runner.compute``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the workers wrote to a place that this process does not see.
+    """
+    chunks = output_chunks(array)
+    target = create_array(place, array.shape, chunks, array.dtype)
+    compute(da.store(_cut_at(array, chunks), target, lock=False, compute=False))
+    if target.nchunks_initialized != target.nchunks:
+        raise FileNotFoundError(
+            f"{target.nchunks - target.nchunks_initialized} of {target.nchunks} chunks "
+            f"that workers wrote cannot be seen in {place}. Use a path or URL that the "
+            "client and all workers share."
+        )
+    complete(target)
+
+
+def output_chunks(array: da.Array) -> tuple[int, ...]:
+    """Choose chunks of about `CHUNK_BYTES` that divide or join the blocks of `array`.
+
+    Examples
+    --------
+    >>> output_chunks(da.zeros((2_000_000, 100), np.float32, chunks=(200_000, 100)))
+    (40000, 100)
+    >>> output_chunks(da.zeros((1000, 50_000), np.float32, chunks=(1000, 10)))
+    (1000, 4190)
+    """
+    chunks = [max(1, sizes[0]) for sizes in array.chunks]
+    for axis in sorted(range(array.ndim), key=lambda axis: -chunks[axis]):
+        row_bytes = array.dtype.itemsize * math.prod(chunks) // chunks[axis]
+        size = _near(chunks[axis], max(1, CHUNK_BYTES // row_bytes))
+        chunks[axis] = max(1, min(size, array.shape[axis]))
+    return tuple(chunks)
+
+
+def _near(block: int, limit: int) -> int:
+    """Multiple of `block` up to `limit`, or its divisor near `limit`, if it has one."""
+    if block <= limit:
+        return limit // block * block
+    parts = round(block / limit)
+    divisors = [n for n in range(parts // 2 + 1, 2 * parts + 1) if block % n == 0]
+    return block // min(divisors, key=lambda n: abs(n - parts)) if divisors else limit
+
+
+def _cut_at(array: da.Array, chunks: tuple[int, ...]) -> da.Array:
+    """Make every block whole chunks."""
+    blocks = [
+        sizes
+        if not np.any(np.cumsum(sizes[:-1]) % chunk)
+        else max(chunk, max(sizes) // chunk * chunk)
+        for sizes, chunk in zip(array.chunks, chunks, strict=True)
+    ]
+    cut: da.Array = array.rechunk(tuple(blocks))
+    return cut
 
 
 def complete(node: Any) -> None:

@@ -66,11 +66,12 @@ def partition(
     (sizes,) = runner.compute(task("sizes", _sizes, split))
     kept = np.flatnonzero(sizes)
     coarse = coarse._replace(centers=coarse.centers[kept])
-    rows = [
-        task("gather", _gather, training, split, int(big), center)
-        for big, center in zip(kept, coarse.centers, strict=True)
+    bigs = list(zip(kept.tolist(), coarse.centers, strict=True))
+    rows = [task("gather", _gather, training, split, *big) for big in bigs]
+    most = n_clusters - len(kept) + 1
+    distinct = [
+        task("distinct", _count_distinct, training, split, *big, most) for big in bigs
     ]
-    distinct = [task("distinct", kernels.count_distinct, part) for part in rows]
     capacities = np.array(runner.compute(*distinct))
     weights = sizes[kept] if init is None else _given(init, coarse)
     return Partitions(rows, allocate(weights, capacities, n_clusters), coarse)
@@ -79,11 +80,12 @@ def partition(
 @one_blas_thread
 def _split(training: Training, coarse: Coarse) -> list[Index]:
     """Row numbers of each big cluster, in rank order."""
-    labels = label_coarse(training.rows, coarse.centers, coarse.offset)
-    by_rank, starts = kernels.group_by_label(
-        labels[training.order], len(coarse.centers)
-    )
-    return np.split(training.order[by_rank], starts[1:-1])
+    rows, order, _ = training
+    wanted = np.sort(order)
+    labels = label_coarse(rows, coarse.centers, coarse.offset, rows=wanted)
+    by_rank = labels[np.searchsorted(wanted, order)]
+    positions, starts = kernels.group_by_label(by_rank, len(coarse.centers))
+    return np.split(order[positions], starts[1:-1])
 
 
 def _sizes(split: list[Index]) -> Index:
@@ -97,6 +99,17 @@ def _gather(training: Training, split: list[Index], big: int, center: Array) -> 
     gathered: Array = training.rows[split[big][:most]]
     gathered -= center
     return gathered
+
+
+def _count_distinct(
+    training: Training, split: list[Index], big: int, center: Array, most: int
+) -> int:
+    """Count distinct rows of one big cluster up to `most`, on the first rows if so."""
+    first = [split[big][: 2 * most]]
+    distinct = kernels.count_distinct(_gather(training, first, 0, center))
+    if distinct < most and len(split[big]) > len(first[0]):
+        distinct = kernels.count_distinct(_gather(training, split, big, center))
+    return min(distinct, most)
 
 
 def _given(init: Array, coarse: Coarse) -> Index:

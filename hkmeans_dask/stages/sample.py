@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from dask import delayed
+from dask.delayed import delayed
 
 from hkmeans_dask import kernels
 from hkmeans_dask.execution import Runner, map_blocks, task
@@ -32,10 +32,10 @@ class Training(NamedTuple):
     """The features kept for training."""
 
     rows: Array
-    """(n_rows, n_samples), in feature order."""
+    """(n_rows, n_samples), in feature order; all of X where that is in this process."""
 
     order: Index
-    """(n_rows,), the rows in rank order."""
+    """(n_training_rows,), numbers of the training rows, in rank order."""
 
     bad: Bad | None
 
@@ -56,7 +56,7 @@ def keep_training_rows(
     -------
     training : Delayed of Training
         Already computed, where the scheduler keeps it. Memory: the kept rows, twice
-        while they are joined; an X in this process that is kept whole is not copied.
+        while they are joined; of an X in this process they are not copied at all.
 
     Raises
     ------
@@ -65,13 +65,13 @@ def keep_training_rows(
     """
     n_features = features.blocks.shape[0]
     limit = key_limit(seed, n_features, n_rows)
-    in_place = features.in_place if n_rows >= n_features else None
+    copy = features.in_place is None
     kept = map_blocks(
-        "sample", _keep, features.blocks, features.dtype, seed, limit, in_place is None
+        "sample", _keep, features.blocks, features.dtype, seed, limit, copy
     )
-    whole = delayed(in_place, pure=False, traverse=False)
+    in_place = delayed(features.in_place, pure=False, traverse=False)
     parts = [row[0] for row in kept]
-    training = task("join", _join, parts, whole, seed, n_features, limit)
+    training: Delayed = task("join", _join, parts, in_place, seed, n_features, limit)
     (training,) = runner.persist(training)
     (bad,) = runner.compute(task("check", _bad_of, training))
     if bad is not None:
@@ -131,20 +131,23 @@ def _join(
     bad = next((bad for _, bad in kept if bad is not None), None)
     if bad is not None:
         return Training(np.empty((0, 0)), np.empty(0, np.int64), bad)
-    rows = in_place
-    if rows is None:
-        rows = np.concatenate([part for part, _ in kept if part is not None])
-    return Training(rows, _rank_order(seed, n_features, limit), None)
+    features, order = _rank_order(seed, n_features, limit)
+    if in_place is not None:
+        return Training(in_place, features[order], None)
+    rows = np.concatenate([part for part, _ in kept if part is not None])
+    return Training(rows, order, None)
 
 
-def _rank_order(seed: int, n_features: int, limit: int) -> Index:
-    """Order of the kept rows by key; equal keys by feature."""
-    drawn = [
-        keys(seed, start, min(start + KEYS_AT_ONCE, n_features))
-        for start in range(0, n_features, KEYS_AT_ONCE)
-    ]
-    kept = np.concatenate([some[some <= limit] for some in drawn])
-    return np.argsort(kept, kind="stable")
+def _rank_order(seed: int, n_features: int, limit: int) -> tuple[Index, Index]:
+    """Features that are kept, and their order by key (equal keys by feature)."""
+    features, drawn = [], []
+    for start in range(0, n_features, KEYS_AT_ONCE):
+        some = keys(seed, start, min(start + KEYS_AT_ONCE, n_features))
+        kept = np.flatnonzero(some <= limit)
+        features.append(start + kept)
+        drawn.append(some[kept])
+    order = np.argsort(np.concatenate(drawn), kind="stable")
+    return np.concatenate(features), order
 
 
 def _bad_of(training: Training) -> Bad | None:

@@ -1,0 +1,491 @@
+"""Zarr-to-Zarr commands.
+
+Every command checks what it can before it starts workers or reads data, and writes
+outputs that appear only when they are complete. Whatever is wrong with the input gets
+one line on stderr and exit code 2. dask, scikit-learn and zarr take seconds to import,
+so commands import what they need; ``--help`` waits for none of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import signal
+import sys
+import time
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hkmeans_dask import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    import dask.array as da
+
+    from hkmeans_dask.estimator import HierarchicalKMeans
+
+    Command = Callable[..., Any]
+
+PROGRAM = "hkmeans-dask"
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    args : sequence of str, optional
+        Those of the process if not given.
+
+    Returns
+    -------
+    code : int
+        0 when the command did its work, 2 for bad input, 130 when interrupted.
+    """
+    # asyncio would log what a client of a cluster was waiting for at Ctrl-C.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            commands(args, prog_name=PROGRAM, standalone_mode=False)
+        except click.ClickException as error:
+            _say("error", error.format_message())
+            return BAD_INPUT
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            _say("error", str(error) or type(error).__name__)
+            return BAD_INPUT
+        except click.Abort:
+            _say("interrupted", "no output was written.")
+            return INTERRUPTED
+    return 0
+
+
+def _say(kind: str, text: str) -> None:
+    """Write one line to stderr."""
+    click.echo(f"{PROGRAM}: {kind}: {' '.join(text.split())}", err=True)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    _say("warning", str(message))
+
+
+def _print_table(rows: Iterable[tuple[str, object]]) -> None:
+    for name, value in rows:
+        click.echo(f"{name:<26}{value}")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where a command computes: threads of this process, or workers."""
+
+    workers: int | None
+    """Processes to start on this machine."""
+
+    memory_limit: str | None
+    """Of each of these processes."""
+
+    address: str | None
+    """Of a scheduler that runs already."""
+
+    def check(self, urls: Sequence[str]) -> None:
+        """Refuse options that do not go together, and stores that workers miss."""
+        from dask.utils import parse_bytes
+
+        from hkmeans_dask.store import is_private
+
+        if self.workers and self.address:
+            raise click.UsageError(
+                "--workers starts workers, --scheduler and --scheduler-file use "
+                "running ones. Give one of them."
+            )
+        if self.memory_limit is not None and not self.workers:
+            raise click.UsageError("--memory-limit is that of --workers. Give both.")
+        try:
+            parse_bytes(self.memory_limit or 0)
+        except ValueError as error:
+            raise click.UsageError(
+                "--memory-limit should be a size such as 2GB. "
+                f"{self.memory_limit!r} was given."
+            ) from error
+        private = [url for url in urls if is_private(url)]
+        if private and (self.workers or self.address):
+            raise click.UsageError(
+                f"{private[0]} is in the memory of this process, where workers would "
+                "read zeros. Use a path or URL that they share, or no workers."
+            )
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Compute there inside; when it ends, no task of ours is still writing."""
+        if self.address:
+            from distributed import Client
+
+            with Client(self.address):
+                yield
+        elif self.workers:
+            with self._local():
+                yield
+        else:
+            with _threads():
+                yield
+
+    @contextmanager
+    def _local(self) -> Iterator[None]:
+        """Start one-thread worker processes that listen on this machine only."""
+        from distributed import Client, KilledWorker, LocalCluster
+
+        with (
+            LocalCluster(
+                n_workers=self.workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                memory_limit=self.memory_limit or "auto",
+                # What goes wrong in a worker arrives here as the exception.
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            client.run(_ignore_interrupts)
+            try:
+                yield
+            except KilledWorker as error:
+                raise ValueError(
+                    f"Workers died, most likely of memory: {error} Give each more with "
+                    "--memory-limit, or store the input in smaller chunks."
+                ) from error
+
+
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C, which reaches the workers too, to the process that has them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _threads() -> Iterator[None]:
+    """Compute in threads of this process that end with the block, also on errors."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import dask
+    from dask.system import CPU_COUNT
+
+    with (
+        ThreadPoolExecutor(dask.config.get("num_workers", None) or CPU_COUNT) as pool,
+        dask.config.set(pool=pool),
+    ):
+        yield
+
+
+def _computing(command: Command) -> Command:
+    """Add the options that say where to compute, given to `command` as `cluster`."""
+
+    @click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        help="Start so many one-thread processes on this machine, instead of "
+        "computing in threads of this process.",
+    )
+    @click.option("--memory-limit", metavar="SIZE", help="Of each worker, e.g. 2GB.")
+    @click.option("--scheduler", metavar="ADDRESS", help="Use a running cluster.")
+    @click.option(
+        "--scheduler-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="The same, with the address in a file that the scheduler wrote.",
+    )
+    @functools.wraps(command)
+    def with_cluster(
+        workers: int | None,
+        memory_limit: str | None,
+        scheduler: str | None,
+        scheduler_file: Path | None,
+        **options: Any,
+    ) -> None:
+        if scheduler and scheduler_file:
+            raise click.UsageError("Give --scheduler or --scheduler-file, not both.")
+        address = _address_in(scheduler_file) if scheduler_file else scheduler
+        command(cluster=Cluster(workers, memory_limit, address), **options)
+
+    return with_cluster
+
+
+def _address_in(scheduler_file: Path) -> str:
+    try:
+        return str(json.loads(scheduler_file.read_text())["address"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise click.UsageError(
+            f"{scheduler_file} is not a file that a dask scheduler wrote. Start one "
+            "with dask scheduler --scheduler-file."
+        ) from error
+
+
+_overwrite = click.option(
+    "--overwrite", is_flag=True, help="Replace what is there, when the work is done."
+)
+
+
+def _job(**arguments: str) -> Callable[[Command], Command]:
+    """Add arguments (name of the parameter = name in the help) and common options."""
+
+    def add(command: Command) -> Command:
+        command = _overwrite(_computing(command))
+        command = click.option(
+            "--component", metavar="NAME", help="Array in an INPUT that is a group."
+        )(command)
+        for name, metavar in reversed(arguments.items()):
+            command = click.argument(name, metavar=metavar)(command)
+        return command
+
+    return add
+
+
+class _IntegerOrNone(click.ParamType[int]):
+    """An integer, or ``none``."""
+
+    name = "integer|none"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | None:
+        """Turn the text into a value."""
+        if str(value).lower() == "none":
+            return None
+        return click.INT.convert(value, param, ctx)
+
+
+PARAMETERS: dict[str, tuple[Any, Any, str]] = {
+    "--init": ("k-means++", str, "k-means++, random, or a Zarr array of centers."),
+    "--batch-size": (1000, int, "Features in a mini-batch."),
+    "--n-init": (10, int, "Initialisations tried."),
+    "--max-no-improvement": (
+        10,
+        _IntegerOrNone(),
+        "Stop after so many batches without better inertia.",
+    ),
+    "--random-state": (0, _IntegerOrNone(), "Seed."),
+    "--feature-axis": (0, int, "Axis of INPUT along which the features are."),
+    "--allocation": ("size", str, "How big clusters share the small ones."),
+    "--max-features-per-cluster": (
+        256,
+        _IntegerOrNone(),
+        "Features kept for training per small cluster.",
+    ),
+    "--verbose": (0, int, "1 shows phases, 2 decisions, on stderr."),
+}
+"""Options of `fit`: default, type and help. The defaults are the estimator's."""
+
+
+def _parameters(command: Command) -> Command:
+    for name, (default, kind, text) in reversed(PARAMETERS.items()):
+        command = click.option(
+            name, default=default, type=kind, help=text, show_default=True
+        )(command)
+    return command
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name=PROGRAM)
+@click.pass_context
+def commands(context: click.Context) -> None:
+    """Hierarchical k-means of the features of Zarr arrays larger than memory.
+
+    INPUT, MODEL, OUTPUT and REDUCED are local paths or fsspec URLs of Zarr stores.
+    Outputs appear when they are complete.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@commands.command()
+@_job(source="INPUT", model_path="MODEL")
+@click.option(
+    "-k", "--n-clusters", type=int, required=True, help="Number of clusters to find."
+)
+@click.option("--scaling", is_flag=True, help="Keep the norm in transform.")
+@_parameters
+def fit(
+    source: str,
+    model_path: str,
+    init: str,
+    component: str | None,
+    overwrite: bool,
+    cluster: Cluster,
+    **parameters: Any,
+) -> None:
+    """Cluster features and save the model."""
+    from hkmeans_dask import inputs, store
+    from hkmeans_dask.estimator import HierarchicalKMeans
+
+    cluster.check([source, model_path])
+    _check_output(model_path, overwrite, [source])
+    X = store.open_array(source, component)
+    model = HierarchicalKMeans(init=_init(init), **parameters)
+    inputs.check_parameters(model.get_params(deep=False))
+    with cluster.running():
+        model.fit(X)
+    model.to_zarr(model_path, overwrite=overwrite)
+    _print_table(_fitted(model, model_path))
+
+
+def _init(init: str) -> Any:
+    """Take the name of a method, or else read centers."""
+    from hkmeans_dask import inputs, store
+
+    if init in inputs.INITS:
+        return init
+    try:
+        return store.open_array(init)[...]
+    except FileNotFoundError as error:
+        methods = " or ".join(map(repr, inputs.INITS))
+        raise ValueError(
+            f"init should be {methods} or the path of a Zarr array of centers. "
+            f"{init!r} was given."
+        ) from error
+
+
+def _fitted(model: HierarchicalKMeans, model_path: str) -> Iterator[tuple[str, object]]:
+    yield "model", model_path
+    yield "clusters", model.n_clusters_
+    yield "features per cluster", _spread(model.sizes_)
+    yield "inertia", f"{model.inertia_:.6g}"
+    yield "reads of X", model.n_passes_
+    for name, seconds in model._seconds.items():
+        yield f"seconds, {name}", f"{seconds:.2f}"
+
+
+def _spread(sizes: Any) -> str:
+    import numpy as np
+
+    return f"{min(sizes)} to {max(sizes)}, median {np.median(sizes):g}"
+
+
+@commands.command()
+@_job(source="INPUT", model_path="MODEL", output="OUTPUT")
+def transform(**options: Any) -> None:
+    """Average the features of each cluster."""
+    _write(lambda model, X: model.transform(X), **options)
+
+
+@commands.command()
+@_job(source="REDUCED", model_path="MODEL", output="OUTPUT")
+def inverse_transform(**options: Any) -> None:
+    """Give each feature the values of its cluster."""
+    _write(lambda model, X: model.inverse_transform(X), **options)
+
+
+@commands.command()
+@_job(source="INPUT", model_path="MODEL", output="OUTPUT")
+def predict(**options: Any) -> None:
+    """Label new features over the same samples."""
+    _write(_predicted, **options)
+
+
+def _predicted(model: HierarchicalKMeans, X: Any) -> da.Array:
+    """Label the features of X, which are in its columns if those of the fit were."""
+    from hkmeans_dask.inputs import read_features
+
+    features = read_features(X, model.feature_axis)
+    labels: da.Array = model.set_params(feature_axis=0).predict(features.blocks)
+    return labels
+
+
+def _write(
+    lazily: Callable[[HierarchicalKMeans, Any], da.Array],
+    source: str,
+    model_path: str,
+    output: str,
+    component: str | None,
+    overwrite: bool,
+    cluster: Cluster,
+) -> None:
+    """Write what a method of the model makes of an array, block by block."""
+    from hkmeans_dask import store
+    from hkmeans_dask.estimator import HierarchicalKMeans
+    from hkmeans_dask.execution import Runner
+
+    start = time.perf_counter()
+    cluster.check([source, model_path, output])
+    _check_output(output, overwrite, [source, model_path])
+    X = store.open_array(source, component)
+    result = lazily(HierarchicalKMeans.from_zarr(model_path), X)
+    # The workers end before the output is removed after an error: a task that still
+    # wrote would bring a part of it back.
+    with store.writing(output, overwrite=overwrite) as place, cluster.running():
+        store.fill(place, result, Runner.find(result, in_memory=False).compute)
+    click.echo(
+        f"{output}: {' x '.join(map(str, result.shape))} {result.dtype}, "
+        f"{time.perf_counter() - start:.1f} s"
+    )
+
+
+def _check_output(output: str, overwrite: bool, needed: Sequence[str]) -> None:
+    """Refuse an output that is there, or whose place holds what the command reads."""
+    from hkmeans_dask import store
+
+    store.check_free(output, overwrite=overwrite)
+    place = store.location(output).rstrip("/") + "/"
+    for url in needed:
+        if f"{store.location(url)}/".startswith(place):
+            raise ValueError(
+                f"{output} would replace {url}, which the command reads. Choose "
+                "another output."
+            )
+
+
+@commands.command()
+@click.argument("model_path", metavar="MODEL")
+def info(model_path: str) -> None:
+    """Describe a model."""
+    from hkmeans_dask import store
+
+    group = store.open_group(model_path)
+    _print_table(_described(dict(group.attrs), group["sizes"][...]))
+
+
+def _described(record: dict[str, Any], sizes: Any) -> Iterator[tuple[str, object]]:
+    given, fitted = record["input"], record["fitted"]
+    yield "input", f"{' x '.join(map(str, given['shape']))} {given['dtype']}"
+    yield "clusters", fitted["n_clusters"]
+    yield "features per cluster", _spread(sizes)
+    yield "inertia", f"{fitted['inertia']:.6g}"
+    yield "reads of X", fitted["n_passes"]
+    yield "seed", record["seed"]
+    yield "hkmeans_dask version", record["hkmeans_dask"]
+    for name, value in record["parameters"].items():
+        array = name == "init" and value is None
+        yield name, "array of centers" if array else str(value).lower()
+
+
+@commands.command()
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="hkmeans-demo",
+    show_default=True,
+    help="Folder of the results.",
+)
+@click.option(
+    "-k", "--n-clusters", type=int, default=1000, show_default=True, help="Clusters."
+)
+@_overwrite
+def demo(output: Path, n_clusters: int, overwrite: bool) -> None:
+    """Do the whole job on two photographs."""
+    from hkmeans_dask import demo
+
+    with _threads():
+        _print_table(demo.run(output, n_clusters, overwrite=overwrite))
+    click.echo(f"\n{demo.next_steps(output)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,546 @@
+"""The same bits on every scheduler, and who reads, computes and limits what."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from distributed import SchedulerPlugin
+from numpy.testing import assert_allclose, assert_array_equal
+from threadpoolctl import threadpool_info, threadpool_limits
+from zarr.storage import MemoryStore, WrapperStore
+
+from hkmeans_dask import HierarchicalKMeans, inputs
+from hkmeans_dask.execution import one_blas_thread
+from tests.conftest import local_cluster
+from tests.strategies import nothing_computed
+
+ROWS = 700
+"""Features of a chunk; the last chunk is shorter."""
+
+BITS = ("labels_", "cluster_centers_", "inertia_", "coarse_centers_", "sizes_")
+
+GRID, CUBE = (12, 2), (2, 10)
+"""Steps along each of so many axes."""
+
+CASES = [
+    (GRID, 60, "float32", 256),
+    (GRID, 60, "float64", 256),
+    (GRID, 60, "float32", 32),
+    (GRID, 60, "float64", 32),
+    (CUBE, 900, "float64", None),
+]
+"""Lattice, n_clusters, dtype, max_features_per_cluster (32 keeps 1920 of 4000).
+
+The shapes make BLAS round by its threads, with Haswell and with SkylakeX kernels.
+"""
+
+
+def ties(lattice, dtype):
+    """Features on a lattice: many are as near to one center as to another.
+
+    What rounding decides there would be decided otherwise by other BLAS threads or
+    other tiles. 400 samples, so that a product of a tile is worth several threads.
+    """
+    n_steps, n_axes = lattice
+    rng = np.random.default_rng(0)
+    steps = rng.integers(n_steps, size=(4000, n_axes)).astype(np.float64)
+    return (steps @ rng.normal(size=(n_axes, 400))).astype(dtype)
+
+
+def blocks_of(X, rows=ROWS):
+    return da.from_array(X, chunks=(rows, -1))
+
+
+def on_disk(folder, lattice, dtype):
+    path = folder / f"{lattice[0]}-{dtype}.zarr"
+    if not path.exists():
+        zarr.create_array(path, data=ties(lattice, dtype), chunks=(ROWS, 400))
+    return blocks_of(zarr.open_array(path, mode="r"))
+
+
+def digest(model):
+    """What must not differ in a single bit."""
+    found = {name: np.asarray(getattr(model, name)) for name in BITS}
+    return {
+        name: f"{values.dtype} {hashlib.sha256(values.tobytes()).hexdigest()}"
+        for name, values in found.items()
+    }
+
+
+def fit_case(folder, case):
+    lattice, n_clusters, dtype, most = case
+    model = HierarchicalKMeans(n_clusters, max_features_per_cluster=most)
+    return model.fit(on_disk(folder, lattice, dtype))
+
+
+def noise(n_features=3000, n_samples=30, seed=0):
+    return np.random.default_rng(seed).normal(size=(n_features, n_samples))
+
+
+def transitions(client):
+    """Count what the scheduler of a cluster in this process has been doing."""
+    return client.cluster.scheduler.transition_counter
+
+
+# The same bits
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("lattices")
+
+
+@pytest.fixture(scope="module")
+def expected(folder):
+    """What one thread finds, one task after the other."""
+    with dask.config.set(scheduler="synchronous"):
+        return [digest(fit_case(folder, case)) for case in CASES]
+
+
+SCHEDULERS = {
+    "threads": lambda: dask.config.set(scheduler="threads"),
+    "one thread": lambda: dask.config.set(scheduler="threads", num_workers=1),
+    "five threads": lambda: dask.config.set(scheduler="threads", num_workers=5),
+    "one process": lambda: local_cluster(1),
+    "two processes": lambda: local_cluster(2),
+    "four processes": lambda: local_cluster(4),
+    "two processes of two threads": lambda: local_cluster(2, 2),
+    "workers in this process": lambda: local_cluster(2, 2, processes=False),
+}
+
+
+@pytest.fixture(scope="module", params=SCHEDULERS.values(), ids=SCHEDULERS)
+def scheduler(request):
+    """Each scheduler in turn; its cluster stays up for all cases."""
+    with request.param() as found:
+        yield found
+
+
+@pytest.mark.parametrize("index", range(len(CASES)), ids=[str(c) for c in CASES])
+def test_the_same_bits_on_every_scheduler(scheduler, index, folder, expected):
+    assert digest(fit_case(folder, CASES[index])) == expected[index]
+
+
+@pytest.mark.parametrize("lattice", [GRID, CUBE])
+def test_the_data_of_these_tests_are_full_of_ties(lattice):
+    """Else the same bits would prove little."""
+    X = ties(lattice, np.float64)
+    model = HierarchicalKMeans(60).fit(X)
+    centers = model.cluster_centers_
+    norms = (centers**2).sum(axis=1)
+    two = np.sort(norms - 2 * X @ centers.T, axis=1)[:, :2]
+    tied = two[:, 1] - two[:, 0] < 1e-9 * (X**2).sum(axis=1).mean()
+    assert tied.sum() >= 10
+
+
+def print_digests(folder):
+    """Print the bits of this process' kernels; run with another core type each time."""
+    folder = Path(folder)
+    libraries = threadpool_info()
+    found = {
+        "core": [lib["architecture"] for lib in libraries if "architecture" in lib][0]
+    }
+    for name in ("threads", "two processes of two threads"):
+        with SCHEDULERS[name]():
+            found[name] = [digest(fit_case(folder, case)) for case in CASES]
+    with dask.config.set(scheduler="synchronous"):
+        found["synchronous"] = [digest(fit_case(folder, case)) for case in CASES]
+    print(json.dumps(found))
+
+
+@pytest.mark.parametrize("core", ["Haswell", None])
+def test_the_same_bits_with_the_kernels_of_any_processor(core, folder):
+    """In a process of its own: OpenBLAS chooses its kernels when it is loaded."""
+    if core and "avx2" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this processor cannot run Haswell kernels")
+    environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_CORETYPE"}
+    if core:
+        environment["OPENBLAS_CORETYPE"] = core
+    code = "from tests.test_execution import print_digests as p; import sys; p(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder],
+        env=environment,
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found.pop("core") == core or not core
+    assert found["threads"] == found["synchronous"]
+    assert found["two processes of two threads"] == found["synchronous"]
+
+
+def test_inertia_and_sums_do_not_depend_on_the_order_of_arrival(folder):
+    """Blocks that arrive late, at random, in five threads."""
+
+    def late(block):
+        threading.Event().wait(np.random.default_rng().uniform(0, 0.01))
+        return block
+
+    X = on_disk(folder, GRID, "float32")[:, :50].rechunk((100, -1))
+    slow = X.map_blocks(late, meta=np.empty((0, 0), np.float32))
+    with dask.config.set(scheduler="synchronous"):
+        plain = HierarchicalKMeans(60).fit(X)
+        reduced = plain.transform(X).compute()
+    with dask.config.set(scheduler="threads", num_workers=5):
+        model = HierarchicalKMeans(60).fit(slow)
+        assert digest(model) == digest(plain)
+        assert_array_equal(model.transform(slow), reduced)
+
+
+OTHER_CHUNKS = [(3000, -1), (250, -1), ((1, 2999), -1), (20, -1), (900, 7)]
+
+
+@pytest.mark.parametrize("chunks", OTHER_CHUNKS, ids=str)
+@pytest.mark.parametrize("most", [None, 32])
+def test_other_chunks_give_the_same_centers(chunks, most):
+    X = noise()
+    plain = HierarchicalKMeans(60, max_features_per_cluster=most).fit(blocks_of(X))
+    model = HierarchicalKMeans(60, max_features_per_cluster=most)
+    model.fit(da.from_array(X, chunks=chunks))
+    assert_array_equal(model.cluster_centers_, plain.cluster_centers_)
+    assert_array_equal(model.coarse_centers_, plain.coarse_centers_)
+    assert (model.labels_.compute() == plain.labels_.compute()).mean() >= 0.999
+    assert_allclose(model.inertia_, plain.inertia_, rtol=1e-9)
+
+
+@pytest.mark.parametrize("case", CASES[:4], ids=str)
+def test_other_chunks_give_the_same_centers_where_rounding_decides(case, folder):
+    plain = fit_case(folder, case)
+    lattice, n_clusters, dtype, most = case
+    model = HierarchicalKMeans(n_clusters, max_features_per_cluster=most)
+    model.fit(blocks_of(ties(lattice, dtype), rows=450))
+    assert_array_equal(model.cluster_centers_, plain.cluster_centers_)
+
+
+@pytest.mark.parametrize("case", CASES[:4], ids=str)
+def test_predict_repeats_the_labels_where_rounding_decides(case, folder):
+    model, X = fit_case(folder, case), on_disk(folder, *case[::2])
+    for scheduler in ("threads", "synchronous"):
+        labels = model.predict(X).compute(scheduler=scheduler)
+        assert_array_equal(labels, model.labels_)
+
+
+# Who reads X, and how often
+
+
+def noted(block, folder, block_info=None):
+    """Return a block, and write who read it into a file of its own."""
+    place = "-".join(map(str, block_info[0]["chunk-location"]))
+    with (Path(folder) / place).open("a") as file:
+        file.write(f"{os.getpid()} {threading.get_ident()}\n")
+    return block
+
+
+def watched(X, folder):
+    """Note every read of the blocks of a dask array."""
+    folder.mkdir()
+    return X.map_blocks(noted, str(folder), meta=np.empty((0, 0), X.dtype))
+
+
+def reads(folder):
+    """Give process and thread of each read, by block."""
+    return {
+        path.name: [tuple(map(int, line.split())) for line in path.open()]
+        for path in folder.iterdir()
+    }
+
+
+class Computed(SchedulerPlugin):
+    """Remember which worker computed which task."""
+
+    def __init__(self):
+        self.tasks = set()
+
+    def transition(self, key, start, finish, *args, worker=None, **kwargs):
+        """Note a task that a worker has just ended."""
+        if start == "processing" and finish == "memory":
+            self.tasks.add((str(key), worker))
+
+
+def test_the_tasks_run_on_the_workers(two_processes, tmp_path):
+    client, plugin = two_processes, Computed()
+    client.cluster.scheduler.add_plugin(plugin, name="computed")
+    try:
+        X = watched(blocks_of(noise()), tmp_path / "reads")
+        model = HierarchicalKMeans(60).fit(X)
+    finally:
+        client.cluster.scheduler.remove_plugin("computed")
+    pids = client.run(os.getpid)
+    for stage in ("sample", "coarse", "partition", "fine", "label"):
+        ran = {worker for key, worker in plugin.tasks if f"hkmeans-{stage}" in key}
+        assert ran, stage
+        assert ran <= pids.keys()
+    assert {worker for _, worker in plugin.tasks} == pids.keys()
+    found = reads(tmp_path / "reads")
+    assert len(found) == 5
+    for readers in found.values():
+        assert len(readers) == 2
+        assert {pid for pid, _ in readers} <= set(pids.values())
+    assert os.getpid() not in pids.values()
+    assert digest(model) == digest(HierarchicalKMeans(60).fit(blocks_of(noise())))
+
+
+def test_lazy_results_are_computed_on_the_workers(two_processes, tmp_path):
+    X = noise()
+    model = HierarchicalKMeans(60).fit(X)
+    lazy_x = watched(blocks_of(X), tmp_path / "reads")
+    before = transitions(two_processes)
+    lazy = [model.transform(lazy_x), model.predict(lazy_x)]
+    lazy.append(model.inverse_transform(lazy[0]))
+    assert transitions(two_processes) == before, "a graph was computed"
+    reduced, labels, back = dask.compute(*lazy)
+    assert_allclose(reduced, model.transform(X), rtol=1e-12)
+    assert_array_equal(labels, model.labels_)
+    assert_allclose(back, reduced[labels])
+    found = [
+        pid for readers in reads(tmp_path / "reads").values() for pid, _ in readers
+    ]
+    assert set(found) <= set(two_processes.run(os.getpid).values())
+
+
+def test_arrays_of_this_process_stay_in_it(two_processes):
+    before = transitions(two_processes)
+    X = noise()
+    model = HierarchicalKMeans(60).fit(X)
+    model.predict(X)
+    model.inverse_transform(model.transform(X))
+    HierarchicalKMeans(5, feature_axis=1).fit_transform(X)
+    assert transitions(two_processes) == before
+
+
+@pytest.mark.parametrize("name", ["synchronous", "threads"])
+def test_a_scheduler_of_this_process_goes_before_an_active_client(
+    two_processes, tmp_path, name
+):
+    X = watched(blocks_of(noise()), tmp_path / "reads")
+    before = transitions(two_processes)
+    with dask.config.set(scheduler=name):
+        HierarchicalKMeans(60).fit(X)
+    assert transitions(two_processes) == before
+    found = {who for readers in reads(tmp_path / "reads").values() for who in readers}
+    assert {pid for pid, _ in found} == {os.getpid()}
+    main = threading.main_thread().ident
+    assert ({thread for _, thread in found} == {main}) == (name == "synchronous")
+
+
+@pytest.fixture
+def counting_store():
+    """A store in memory, and how often each of its chunks was read."""
+    counted = Counter()
+
+    class CountingStore(WrapperStore):
+        async def get(self, key, prototype, byte_range=None):
+            if "c/" in key:
+                counted[key] += 1
+            return await super().get(key, prototype, byte_range)
+
+    return CountingStore(MemoryStore()), counted
+
+
+@pytest.mark.parametrize("block_bytes", [64 * 2**20, 50_000])
+@pytest.mark.parametrize("chunks", [(100, 30), (70, 30), (1000, 30), (100, 7)])
+@pytest.mark.parametrize("feature_axis", [0, 1])
+def test_every_chunk_is_read_twice_by_fit_and_once_by_each_method(
+    counting_store, monkeypatch, feature_axis, chunks, block_bytes
+):
+    """Many chunks a block, one chunk a block, and chunks along samples to join."""
+    monkeypatch.setattr(inputs, "BLOCK_BYTES", block_bytes)
+    store, counted = counting_store
+    X = noise(1000)
+    turned = slice(None, None, 1 if feature_axis == 0 else -1)
+    values = X if feature_axis == 0 else X.T
+    z = zarr.create_array(store, data=values, chunks=chunks[turned])
+    counted.clear()
+    model = HierarchicalKMeans(20, feature_axis=feature_axis)
+    with dask.config.set(scheduler="threads"):
+        model.fit(z)
+        assert len(counted) == z.nchunks
+        assert set(counted.values()) == {2}
+        assert model.n_passes_ == 2
+        counted.clear()
+        with nothing_computed():
+            lazy = [model.transform(z)]
+            lazy.append(model.inverse_transform(lazy[0]))
+            if feature_axis == 0:
+                lazy.append(model.predict(z))
+        assert not counted, "a graph was only built"
+        for result in lazy:
+            counted.clear()
+            result.compute()
+            assert len(counted) == z.nchunks
+            assert set(counted.values()) == {1}
+    assert_array_equal(
+        model.cluster_centers_, HierarchicalKMeans(20).fit(X).cluster_centers_
+    )
+
+
+def test_shards_are_read_whole_and_twice(counting_store):
+    store, counted = counting_store
+    X = noise(1000)
+    z = zarr.create_array(store, data=X, chunks=(10, 30), shards=(200, 30))
+    counted.clear()
+    with dask.config.set(scheduler="threads"):
+        model = HierarchicalKMeans(20).fit(z)
+    assert len(counted) == 5
+    assert set(counted.values()) == {2}
+    assert_array_equal(
+        model.cluster_centers_, HierarchicalKMeans(20).fit(X).cluster_centers_
+    )
+
+
+# What goes wrong on a cluster
+
+
+def troubled(block, folder, what, block_info=None):
+    """At the first and the second read of one block: die, or fail once."""
+    if block_info[0]["chunk-location"][0] != 3:
+        return block
+    if what == "always fails":
+        raise OSError("the disk is gone")
+    for read in ("first", "second"):
+        trouble, ended = Path(folder, f"{read} trouble"), Path(folder, f"{read} ended")
+        if not trouble.exists():
+            trouble.touch()
+            if what == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise OSError("the network is slow")
+        if not ended.exists():
+            ended.touch()
+            break
+    return block
+
+
+def in_trouble(X, folder, what):
+    return blocks_of(X).map_blocks(troubled, str(folder), what, meta=X[:0])
+
+
+ALL_TROUBLE = {
+    f"{read} {what}" for read in ("first", "second") for what in ("trouble", "ended")
+}
+
+
+def test_killed_workers_do_not_change_a_bit(tmp_path):
+    """One dies in the first read of X, one in the second."""
+    X = noise()
+    with local_cluster(2) as client:
+        before = set(client.run(os.getpid).values())
+        model = HierarchicalKMeans(60).fit(in_trouble(X, tmp_path, "dies"))
+        client.wait_for_workers(2)
+        after = set(client.run(os.getpid).values())
+    assert {path.name for path in tmp_path.iterdir()} == ALL_TROUBLE
+    assert len(before & after) < 2, "nobody died"
+    assert digest(model) == digest(HierarchicalKMeans(60).fit(blocks_of(X)))
+
+
+def test_passing_read_errors_are_tried_again(two_processes, tmp_path):
+    X = noise()
+    model = HierarchicalKMeans(60).fit(in_trouble(X, tmp_path, "fails"))
+    assert {path.name for path in tmp_path.iterdir()} == ALL_TROUBLE
+    with dask.config.set(scheduler="threads"):
+        assert digest(model) == digest(HierarchicalKMeans(60).fit(blocks_of(X)))
+
+
+def test_lasting_read_errors_are_raised(two_processes, tmp_path):
+    X = in_trouble(noise(), tmp_path, "always fails")
+    with pytest.raises(OSError, match="the disk is gone"):
+        HierarchicalKMeans(60).fit(X)
+    with dask.config.set(scheduler="threads"), two_blas_threads():
+        with pytest.raises(OSError, match="the disk is gone"):
+            HierarchicalKMeans(60).fit(X)
+        assert blas_threads() == {2}, "the limit ends with the error"
+
+
+# One BLAS thread
+
+
+def blas_threads():
+    """Threads that the BLAS libraries of this process would use."""
+    return {
+        lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"
+    }
+
+
+def two_blas_threads():
+    """Give BLAS something to limit, on a machine of one core too."""
+    return threadpool_limits(2, user_api="blas")
+
+
+def test_one_blas_thread_nests_and_restores():
+    with two_blas_threads():
+        with one_blas_thread:
+            assert blas_threads() == {1}
+            with one_blas_thread:
+                assert blas_threads() == {1}
+            assert blas_threads() == {1}
+        assert blas_threads() == {2}
+        with pytest.raises(ZeroDivisionError), one_blas_thread:
+            raise ZeroDivisionError
+        assert blas_threads() == {2}
+        assert one_blas_thread(blas_threads)() == {1}
+        assert blas_threads() == {2}
+
+
+def test_one_blas_thread_lasts_until_the_last_thread_leaves():
+    first_is_in, first_is_out = threading.Event(), threading.Event()
+    second_is_in = threading.Event()
+
+    def first():
+        with one_blas_thread:
+            first_is_in.set()
+            assert second_is_in.wait(10)
+        first_is_out.set()
+
+    def second():
+        assert first_is_in.wait(10)
+        with one_blas_thread:
+            second_is_in.set()
+            assert first_is_out.wait(10)
+            return blas_threads()
+
+    with two_blas_threads(), ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(first), pool.submit(second)
+        assert waiting[1].result() == {1}
+        waiting[0].result()
+        assert blas_threads() == {2}
+
+
+def test_one_blas_thread_counts_many_threads():
+    def often(_):
+        found = set()
+        for _ in range(20):
+            with one_blas_thread:
+                found |= blas_threads()
+        return found
+
+    with two_blas_threads(), ThreadPoolExecutor(8) as pool:
+        assert set().union(*pool.map(often, range(8))) == {1}
+        assert blas_threads() == {2}
+
+
+@pytest.mark.parametrize("name", ["threads", "synchronous"])
+def test_fit_limits_blas_and_lets_go(name):
+    seen = []
+
+    def look(block):
+        seen.append(blas_threads())
+        return block
+
+    X = blocks_of(noise()).map_blocks(look, meta=np.empty((0, 0)))
+    with two_blas_threads(), dask.config.set(scheduler=name):
+        HierarchicalKMeans(60).fit(X)
+        assert blas_threads() == {2}
+    assert seen == [{1}] * 10
