@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -64,7 +65,7 @@ def main(args: Sequence[str] | None = None) -> int:
             _say("error", str(error) or type(error).__name__)
             return BAD_INPUT
         except click.Abort:
-            _say("interrupted", "no output was written.")
+            _say("interrupted", "what was not complete is removed.")
             return INTERRUPTED
     return 0
 
@@ -149,7 +150,7 @@ class Cluster:
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
+                dashboard_address=None,
                 memory_limit=self.memory_limit or "auto",
                 # What goes wrong in a worker arrives here as the exception.
                 silence_logs=logging.CRITICAL,
@@ -248,16 +249,14 @@ def _job(**arguments: str) -> Callable[[Command], Command]:
     return add
 
 
-class _IntegerOrNone(click.ParamType[int]):
-    """An integer, or ``none``."""
-
-    name = "integer|none"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> int | None:
-        """Turn the text into a value."""
-        if str(value).lower() == "none":
-            return None
-        return click.INT.convert(value, param, ctx)
+def integer_or_none(value: Any) -> int | None:
+    """Take the text of an option that may be ``none``."""
+    if str(value).lower() == "none":
+        return None
+    try:
+        return int(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not an integer or none.") from error
 
 
 PARAMETERS: dict[str, tuple[Any, Any, str]] = {
@@ -266,15 +265,15 @@ PARAMETERS: dict[str, tuple[Any, Any, str]] = {
     "--n-init": (10, int, "Initialisations tried."),
     "--max-no-improvement": (
         10,
-        _IntegerOrNone(),
+        integer_or_none,
         "Stop after so many batches without better inertia.",
     ),
-    "--random-state": (0, _IntegerOrNone(), "Seed."),
+    "--random-state": (0, integer_or_none, "Seed."),
     "--feature-axis": (0, int, "Axis of INPUT along which the features are."),
     "--allocation": ("size", str, "How big clusters share the small ones."),
     "--max-features-per-cluster": (
         256,
-        _IntegerOrNone(),
+        integer_or_none,
         "Features kept for training per small cluster.",
     ),
     "--verbose": (0, int, "1 shows phases, 2 decisions, on stderr."),
@@ -307,12 +306,12 @@ def commands(context: click.Context) -> None:
 
 
 @commands.command()
-@_job(source="INPUT", model_path="MODEL")
 @click.option(
     "-k", "--n-clusters", type=int, required=True, help="Number of clusters to find."
 )
-@click.option("--scaling", is_flag=True, help="Keep the norm in transform.")
 @_parameters
+@click.option("--scaling", is_flag=True, help="Keep the norm in transform.")
+@_job(source="INPUT", model_path="MODEL")
 def fit(
     source: str,
     model_path: str,
@@ -423,23 +422,28 @@ def _write(
     with store.writing(output, overwrite=overwrite) as place, cluster.running():
         store.fill(place, result, Runner.find(result, in_memory=False).compute)
     click.echo(
-        f"{output}: {' x '.join(map(str, result.shape))} {result.dtype}, "
-        f"{time.perf_counter() - start:.1f} s"
+        f"{output}: {result.shape} {result.dtype}, {time.perf_counter() - start:.1f} s"
     )
 
 
 def _check_output(output: str, overwrite: bool, needed: Sequence[str]) -> None:
-    """Refuse an output that is there, or whose place holds what the command reads."""
+    """Refuse an output that is there, cannot be, or would replace what is read."""
     from hkmeans_dask import store
 
     store.check_free(output, overwrite=overwrite)
-    place = store.location(output).rstrip("/") + "/"
+    place = store.location(output).rstrip("/")
     for url in needed:
-        if f"{store.location(url)}/".startswith(place):
+        if f"{store.location(url)}/".startswith(f"{place}/"):
             raise ValueError(
                 f"{output} would replace {url}, which the command reads. Choose "
                 "another output."
             )
+    folder = next(part for part in Path(place).parents if part.exists())
+    if "://" not in place and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise ValueError(
+            f"{output} cannot be written: {folder} is not a folder that may be "
+            "written to. Choose another output."
+        )
 
 
 @commands.command()

@@ -15,6 +15,7 @@ from sklearn.base import (
 )
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -36,12 +37,11 @@ if TYPE_CHECKING:
 
 
 def _features_in_rows(estimator: HierarchicalKMeans) -> bool:
-    """Whether `predict` exists: with axis 1 the word means another thing."""
+    # With axis 1, `predict` would mean another thing to scikit-learn.
     return estimator.feature_axis == 0
 
 
 def _features_in_columns(estimator: HierarchicalKMeans) -> bool:
-    """Whether feature names exist."""
     return estimator.feature_axis == 1
 
 
@@ -130,8 +130,8 @@ class HierarchicalKMeans(
 
     References
     ----------
-    Nested clustering for parcellation: Thirion et al., "Which fMRI clustering gives
-    good brain parcellations?", 2014, and `nilearn.regions.HierarchicalKMeans`.
+    Thirion et al., "Which fMRI clustering gives good brain parcellations?", 2014, and
+    `nilearn.regions.HierarchicalKMeans`.
 
     Examples
     --------
@@ -194,7 +194,7 @@ class HierarchicalKMeans(
         """
         inputs.check_parameters(self.get_params(deep=False))
         features = self._take(X, reset=True)
-        n_clusters = self._at_most_features(self.n_features_in_)
+        n_clusters = inputs.at_most_features(self.n_clusters, self.n_features_in_)
         init = inputs.check_init(self.init, n_clusters, features.blocks.shape[1])
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         schedule = self._schedule()
@@ -215,22 +215,9 @@ class HierarchicalKMeans(
                 labelled = label_features(features, hierarchy, held, runner)
         self._set_fitted(features, hierarchy, labelled, n_clusters)
         self._seconds = seconds
-        self._origin = {"seed": seed, "input": inputs.describe(X)}
+        described = inputs.describe(X, features, self.feature_axis)
+        self._origin = {"seed": seed, "input": described}
         return self
-
-    def fit_predict(self, X: Any, y: None = None) -> Any:
-        """Fit and return `labels_`.
-
-        Parameters
-        ----------
-        X : as in `fit`
-        y : Ignored
-
-        Returns
-        -------
-        labels : ndarray or dask array of shape (n_features,), int32
-        """
-        return self.fit(X).labels_
 
     def transform(self, X: Any) -> Any:
         """Average the features of each cluster; lazy for lazy X, one pass over it.
@@ -253,8 +240,16 @@ class HierarchicalKMeans(
         ValueError
             If X has another number of features, or NaN or infinities (of lazy X when
             computed).
+        TypeError
+            If X is lazy and `set_output` asks for another container.
         """
         check_is_fitted(self)
+        container = _get_output_config("transform", self)["dense"]
+        if inputs.is_lazy(X) and self.feature_axis == 1 and container != "default":
+            raise TypeError(
+                f"transform output {container!r} holds all values, but X is lazy. "
+                "Call set_output(transform='default') to get a dask array."
+            )
         features = self._take(X, reset=False, join=False)
         factors = np.sqrt(self.sizes_) if self.scaling else np.ones(self.n_clusters_)
         labels = self._lazy_labels(features.blocks.chunks[0])
@@ -356,15 +351,6 @@ class HierarchicalKMeans(
                 f"{self.n_features_in_} features as input."
             )
         return features
-
-    def _at_most_features(self, n_features: int) -> int:
-        if self.n_clusters > n_features:
-            warnings.warn(
-                "n_clusters should be at most the number of features. Taking "
-                f"n_clusters = {n_features} instead.",
-                stacklevel=3,
-            )
-        return min(int(self.n_clusters), n_features)
 
     def _schedule(self) -> Schedule:
         method = self.init if isinstance(self.init, str) else "k-means++"

@@ -7,9 +7,11 @@ hold whole features. What can be refused before data is read is refused here.
 from __future__ import annotations
 
 import sys
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import dask
 import dask.array as da
 import numpy as np
 from dask.base import tokenize
@@ -81,6 +83,11 @@ def read_features(X: Any, feature_axis: int, *, join: bool = True) -> Features:
         If X is not 2-D, not numbers, of unknown chunk sizes, or chunked along samples
         so finely that blocks of whole features would be too large.
     """
+    if dask.config.get("array.query-planning", None):
+        raise ValueError(
+            "dask's array.query-planning is on, but its arrays have neither .blocks "
+            "nor to_delayed. Set it to False before dask.array is imported."
+        )
     if not is_lazy(X):
         return _in_memory(X, feature_axis)
     array = _from_zarr(X, feature_axis, join) if is_zarr(X) else X
@@ -105,16 +112,27 @@ def feature_chunks(n_features: int, values: da.Array) -> tuple[int, ...]:
     return chunks
 
 
-def describe(X: Any) -> dict[str, Any]:
+def describe(X: Any, features: Features, feature_axis: int) -> dict[str, Any]:
     """Shape, dtype and fingerprint of X as given; memory has no fingerprint."""
     fingerprint = None
     if is_zarr(X):
         fingerprint = tokenize(str(X.store_path), X.metadata.to_dict())
     elif is_lazy(X):
         fingerprint = tokenize(X)
-    dtype = X.dtype if hasattr(X, "dtype") else np.asarray(X).dtype
-    shape = list(np.shape(X))
-    return {"shape": shape, "dtype": str(dtype), "fingerprint": fingerprint}
+    blocks = features.blocks
+    shape = blocks.shape if feature_axis == 0 else blocks.shape[::-1]
+    return {"shape": shape, "dtype": str(blocks.dtype), "fingerprint": fingerprint}
+
+
+def at_most_features(n_clusters: int, n_features: int) -> int:
+    """Cut `n_clusters` to the number of features, with a warning."""
+    if n_clusters > n_features:
+        warnings.warn(
+            "n_clusters should be at most the number of features. Taking "
+            f"n_clusters = {n_features} instead.",
+            stacklevel=3,
+        )
+    return min(int(n_clusters), n_features)
 
 
 def check_size(shape: tuple[int, ...], feature_axis: int) -> None:
@@ -180,6 +198,7 @@ def _in_memory(X: Any, feature_axis: int) -> Features:
         ensure_min_samples=0,
         ensure_min_features=0,
         estimator="HierarchicalKMeans",
+        input_name="X",
     )
     array = array.T if feature_axis == 1 else array
     dtype = arithmetic_dtype(array.dtype)
@@ -217,6 +236,7 @@ def _check_dask(array: da.Array) -> da.Array:
         ensure_min_samples=0,
         ensure_min_features=0,
         estimator="HierarchicalKMeans",
+        input_name="X",
     )
     full = tuple(tuple(n for n in sizes if n) or (0,) for sizes in checked.chunks)
     return checked if full == checked.chunks else checked.rechunk(full)

@@ -13,9 +13,9 @@ the fewer calls, the better two threads overlap.
 
 A common ``origin`` is subtracted in the tile, where it is free (the product then reads
 from cache), because ``|x|^2 - 2 x . c + |c|^2`` loses every digit when the mean is
-large. Ties go to the lowest index (a tie is one of rounded scores, and some BLAS
-kernels round the columns of a product differently). Sums and inertia accumulate in float64, tile after
-tile, always in the same order.
+large. Ties of the rounded scores go to the lowest index (some BLAS kernels round the
+columns of a product differently, so exactly equal centers tie only nearly). Sums and
+inertia accumulate in float64, tile after tile, always in the same order.
 """
 
 from __future__ import annotations

@@ -69,6 +69,12 @@ class State(NamedTuple):
     labels: Index
     """(n_points,), of the last batch, by the centers before the last update."""
 
+    @classmethod
+    def start(cls, centers: Array) -> State:
+        """Begin with initial centers, before any batch."""
+        none = np.empty(0, np.int64)
+        return cls(centers, np.zeros(len(centers), np.int64), 0.0, none)
+
 
 def train(
     points: Array,
@@ -100,7 +106,7 @@ def train(
     else:
         centers = np.resize(seeds[:n_clusters], (n_clusters, points.shape[1]))
         centers = occupy(points, centers)
-    state = State(centers, np.ones(n_clusters, np.int64), 0.0, np.empty(0, np.int64))
+    state = State.start(centers)
     for size in _growing_sizes(schedule.batch_size, len(points)):
         state = update(state, points[:size])
     state = _full_passes(state, points, schedule)

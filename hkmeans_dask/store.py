@@ -19,6 +19,7 @@ import shutil
 import socket
 import uuid
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -30,8 +31,6 @@ import zarr.errors
 from zarr.codecs import BloscCodec
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
-
-from hkmeans_dask import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -352,7 +351,7 @@ def save(
             row_bytes = max(1, values.nbytes // max(1, len(values)))
             rows = max(1, min(len(values), CHUNK_BYTES // row_bytes))
             group.create_array(name, data=values, chunks=(rows, *values.shape[1:]))
-        record = {"hkmeans_dask": __version__, **attributes}
+        record = {"hkmeans_dask": version("hkmeans_dask"), **attributes}
         group.attrs.update(json.loads(json.dumps(record, default=_plain)))
         complete(group)
 

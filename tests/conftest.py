@@ -8,22 +8,26 @@ from distributed import Client, LocalCluster
 
 @contextmanager
 def local_cluster(n_workers, threads_per_worker=1, *, processes=True):
-    """Give a Client of a cluster that listens on this machine only."""
-    with (
-        LocalCluster(
-            n_workers=n_workers,
-            threads_per_worker=threads_per_worker,
-            processes=processes,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+    """Give a cluster that listens on this machine only."""
+    with LocalCluster(
+        n_workers=n_workers,
+        threads_per_worker=threads_per_worker,
+        processes=processes,
+        host="127.0.0.1" if processes else None,
+        dashboard_address="127.0.0.1:0",
+    ) as cluster:
+        yield cluster
 
 
-@pytest.fixture(scope="module")
-def two_processes():
-    """A Client of two one-thread processes; the active one in the whole module."""
-    with local_cluster(2) as client:
+@pytest.fixture(scope="session")
+def cluster_of_two():
+    """Start two one-thread processes once; the tests that want them connect."""
+    with local_cluster(2) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def two_processes(cluster_of_two):
+    """Make two one-thread processes what dask computes with, in one test."""
+    with Client(cluster_of_two) as client:
         yield client

@@ -22,10 +22,6 @@ schedules = st.builds(
 )
 
 
-def start(centers):
-    return State(centers, np.ones(len(centers), np.int64), 0.0)
-
-
 def inertia(points, centers):
     return kernels.inertia(points, centers, kernels.assign(points, centers))
 
@@ -42,7 +38,7 @@ def sizes(points, centers):
 @dtypes
 def test_an_update_by_hand(dtype):
     points = np.array([[0, 0], [2, 0], [10, 6], [1, 3]], dtype)
-    state = update(start(np.array([[0, 1], [90, 90], [10, 10]], dtype)), points)
+    state = update(State.start(np.array([[0, 1], [90, 90], [10, 10]], dtype)), points)
     assert state.centers.tolist() == [[1, 1], [90, 90], [10, 6]]
     assert state.centers.dtype == dtype
     assert state.counts.tolist() == [3, 0, 1]
@@ -58,7 +54,10 @@ def test_an_update_moves_centers_to_the_means_of_their_points(data):
     centers = data.draw(whole_points(*shape, dtype=points.dtype))
     kept_points, kept_centers = points.copy(), centers.copy()
     points.flags.writeable = centers.flags.writeable = False
-    state, again = update(start(centers), points), update(start(centers), points)
+    state, again = (
+        update(State.start(centers), points),
+        update(State.start(centers), points),
+    )
     labels = nearest(points, centers)
     expected = centers.astype(float)
     for label in np.unique(labels):
@@ -80,7 +79,7 @@ def test_an_update_moves_centers_to_the_means_of_their_points(data):
 def test_inertia_never_rises_between_full_passes(dtype, entropy):
     rng = np.random.default_rng(entropy)
     points = rng.random((1500, 4)).astype(dtype)
-    state, found = start(points[:12].copy()), []
+    state, found = State.start(points[:12].copy()), []
     for _ in range(15):
         found.append(inertia(points, state.centers))
         state = update(state, points)
@@ -154,6 +153,18 @@ def test_well_separated_blobs_are_found(dtype, batch_size, max_no_improvement):
 
 
 @dtypes
+@pytest.mark.parametrize("n_points", [32_768, 32_769, 150_000])
+def test_growing_batches_end_with_the_means_of_all_points(dtype, n_points):
+    points, truth = blobs(12, n_points, 3)
+    points = points.astype(dtype)
+    centers = train(points, 12, DEFAULT, np.random.default_rng(0))
+    labels = nearest(points, centers)
+    assert adjusted_rand_score(truth, labels) == 1
+    means = [points[labels == label].mean(axis=0, dtype=float) for label in range(12)]
+    np.testing.assert_allclose(centers, means, rtol=1e-6, atol=1e-6)
+
+
+@dtypes
 @pytest.mark.parametrize("init", ["k-means++", "random"])
 @pytest.mark.parametrize("batch_size", [50, 1000])
 def test_inertia_is_near_that_of_scikit_learn(dtype, init, batch_size):
@@ -174,7 +185,7 @@ def test_without_early_stop_training_ends_where_nothing_changes():
     points = np.random.default_rng(0).random((800, 2))
     schedule = Schedule("k-means++", 100, 1, None)
     centers = train(points, 5, schedule, np.random.default_rng(0))
-    np.testing.assert_allclose(update(start(centers), points).centers, centers)
+    np.testing.assert_allclose(update(State.start(centers), points).centers, centers)
     early = train(
         points, 5, schedule._replace(max_no_improvement=1), np.random.default_rng(0)
     )

@@ -1,0 +1,104 @@
+"""Every block of the README runs."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BIN = Path(sys.executable).parent
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+PYTHON = blocks("python")
+SHELL = [line for block in blocks("sh") for line in block.splitlines()]
+COMMANDS = [line for line in SHELL if line.startswith("hkmeans-dask")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Make the input of the demo, small, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("readme")
+    rng = np.random.default_rng(0)
+    kinds = rng.normal(size=(1500, 12))
+    values = (kinds.repeat(4, axis=0) + rng.normal(size=(6000, 12)) / 100).astype("f4")
+    zarr.create_array(
+        folder / "hkmeans-demo/patches.zarr", data=values, chunks=(900, 12)
+    )
+    return folder
+
+
+def slurm_answers():
+    """Whether a job can be sent to a SLURM here."""
+    if shutil.which("sinfo") is None:
+        return False
+    asked = subprocess.run(["sinfo", "--noheader"], capture_output=True, check=False)
+    return asked.returncode == 0 and asked.stdout != b""
+
+
+def here(code):
+    """Adapt a snippet to this machine: its network, and its SLURM if there is one."""
+    code = code.replace('interface="ib0"', 'interface="lo"')
+    if slurm_answers():
+        return code
+    return code.replace(
+        "from dask_jobqueue import SLURMCluster",
+        "from dask_jobqueue.local import LocalCluster as SLURMCluster",
+    )
+
+
+@pytest.mark.parametrize("number", range(len(PYTHON)))
+def test_python_blocks_run(number, folder):
+    code = f"if __name__ == '__main__':\n{indent(here(PYTHON[number]))}"
+    script = folder / f"block{number}.py"
+    script.write_text(code)
+    ran = subprocess.run(
+        [sys.executable, script.name],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def indent(code):
+    return "".join(f"    {line}\n" for line in code.splitlines())
+
+
+def test_commands_run_in_their_order(folder):
+    assert len(COMMANDS) == 5
+    for command in COMMANDS:
+        ran = subprocess.run(
+            [BIN / "hkmeans-dask", *command.split()[1:]],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=200,
+        )
+        assert ran.returncode == 0, (command, ran.stderr)
+    labels = zarr.open_array(folder / "labels.zarr", mode="r")
+    assert labels.shape == (6000,)
+    assert len(np.unique(labels[:])) == 1000
+
+
+def test_the_two_commands_come_first():
+    assert SHELL[:2] == [
+        "pip install . && hkmeans-dask demo",
+        "pip install '.[test]' && pytest",
+    ]
+
+
+def test_the_picture_is_there():
+    (picture,) = re.findall(r"!\[.*?\]\((.*?)\)", README)
+    assert (Path(__file__).parent.parent / picture).stat().st_size > 10_000
