@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from hkmeans_dask.kernels import Index
+    from numpy.typing import NDArray
+
+    Index = NDArray[np.int64]
 
 
 def allocate(weights: Index, capacities: Index, total: int) -> Index:

@@ -147,7 +147,7 @@ class TestEveryScheduler:
     """A class, so that its last scheduler ends with it."""
 
     @pytest.mark.parametrize("index", range(len(CASES)), ids=map(str, CASES))
-    def test_gives_the_same_bits(self, index, folder, expected):
+    def test_gives_the_same_bits(self, index, folder, expected):  # noqa: D102
         assert digest(fit_case(folder, CASES[index])) == expected[index]
 
 

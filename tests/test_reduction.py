@@ -299,7 +299,7 @@ def test_building_a_graph_computes_nothing(feature_axis, scaling, kind, tmp_path
 def test_the_first_bad_feature_is_named(feature_axis, value, kind, method, tmp_path):
     model = fitted(feature_axis)
     bad = VALUES["f4"].copy()
-    bad[[17, 18, 26], [2, 0, 5]] = value, np.nan, np.inf
+    bad[[10, 12, 17], [2, 0, 5]] = value, np.nan, np.inf
     if method == "transform":  # blocks are predicted one by one
         bad[[62, 80], [0, 5]] = np.nan, np.inf
     X = turned(bad, feature_axis)
@@ -308,7 +308,7 @@ def test_the_first_bad_feature_is_named(feature_axis, value, kind, method, tmp_p
     elif kind == "Zarr":
         X = write(tmp_path, X, (11, 9) if feature_axis else (9, 11))
     said = "NaN" if np.isnan(value) else "inf"
-    words = rf"contains {said}: the first is in feature 17\."
+    words = rf"contains {said}: the first is in feature 10\."
     if kind == "NumPy":
         with pytest.raises(ValueError, match=words):
             getattr(model, method)(X)

@@ -11,19 +11,20 @@ offset near the mean saves the digits, and that of 2048 rows costs nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hkmeans_dask.execution import one_blas_thread, task
 from hkmeans_dask.minibatch import Schedule, train
+from hkmeans_dask.records import Coarse
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
 
     from hkmeans_dask.execution import Runner
     from hkmeans_dask.kernels import Array
-    from hkmeans_dask.stages.sample import Training
+    from hkmeans_dask.records import Training
 
 ROWS_PER_CLUSTER = 2000
 """Training rows per big cluster."""
@@ -32,16 +33,6 @@ MAX_BYTES = 256 * 2**20
 """Bytes of training rows, at most."""
 
 OFFSET_ROWS = 2048
-
-
-class Coarse(NamedTuple):
-    """What the coarse stage decided."""
-
-    offset: Array
-    """(n_samples,), in the dtype of the training rows."""
-
-    centers: Array
-    """(n_big_clusters, n_samples)."""
 
 
 def train_coarse(

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
     from hkmeans_dask.execution import Runner
     from hkmeans_dask.kernels import Array
-    from hkmeans_dask.stages.coarse import Coarse
-    from hkmeans_dask.stages.partition import Partitions
+    from hkmeans_dask.records import Coarse, Partitions
 
 
 def train_fine(

@@ -7,7 +7,7 @@ tasks run where the training rows are and send away no more than one partition.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,29 +15,16 @@ from hkmeans_dask import kernels
 from hkmeans_dask.allocation import allocate
 from hkmeans_dask.execution import Runner, one_blas_thread, task
 from hkmeans_dask.hierarchy import label_coarse
+from hkmeans_dask.records import Partitions
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
 
     from hkmeans_dask.kernels import Array, Index
-    from hkmeans_dask.stages.coarse import Coarse
-    from hkmeans_dask.stages.sample import Training
+    from hkmeans_dask.records import Coarse, Training
 
 MAX_BYTES = 256 * 2**20
 """Bytes of the rows of one partition, at most: the lowest ranks first."""
-
-
-class Partitions(NamedTuple):
-    """The training rows by big cluster."""
-
-    rows: list[Delayed]
-    """Per big cluster its rows minus its center, ndarray (n_rows, n_samples)."""
-
-    shares: Index
-    """(n_big_clusters,), the small clusters of each big one."""
-
-    coarse: Coarse
-    """The big clusters that have training rows; the others are gone."""
 
 
 def partition(

@@ -10,13 +10,14 @@ ones is a fair sample. The same read casts the values and finds NaN and infiniti
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from dask.delayed import delayed
 
 from hkmeans_dask import kernels
 from hkmeans_dask.execution import Runner, map_blocks, task
+from hkmeans_dask.records import Training
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
@@ -26,18 +27,6 @@ if TYPE_CHECKING:
 
 KEYS_AT_ONCE = 2**20
 """Keys held while the limit is looked for: client memory does not grow with X."""
-
-
-class Training(NamedTuple):
-    """The features kept for training."""
-
-    rows: Array
-    """(n_rows, n_samples), in feature order; all of X where that is in this process."""
-
-    order: Index
-    """(n_training_rows,), numbers of the training rows, in rank order."""
-
-    bad: Bad | None
 
 
 def keep_training_rows(
