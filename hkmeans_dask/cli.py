@@ -129,7 +129,9 @@ class Cluster:
         """Compute there inside; when it ends, no task of ours is still writing."""
         if self.address:
             from distributed import Client
+            from distributed.comm.addressing import resolve_address
 
+            resolve_address(self.address)  # fails first, without a Client left behind
             with Client(self.address):
                 yield
         elif self.workers:

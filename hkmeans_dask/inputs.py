@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import dask
 import dask.array as da
 import numpy as np
-from dask.base import tokenize
+import scipy.sparse
+from dask.base import is_dask_collection, tokenize
 from sklearn.utils.validation import check_array
 
 if TYPE_CHECKING:
@@ -89,6 +90,10 @@ def read_features(X: Any, feature_axis: int, *, join: bool = True) -> Features:
             "nor to_delayed. Set it to False before dask.array is imported."
         )
     if not is_lazy(X):
+        if is_dask_collection(X):
+            raise TypeError(
+                f"X is a dask {type(X).__name__}. Call X.to_dask_array(lengths=True)."
+            )
         return _in_memory(X, feature_axis)
     array = _from_zarr(X, feature_axis, join) if is_zarr(X) else X
     array = _check_dask(array)
@@ -101,6 +106,10 @@ def read_features(X: Any, feature_axis: int, *, join: bool = True) -> Features:
 
 def arithmetic_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return float32 for float32 and what it holds exactly, else float64."""
+    if dtype.kind == "c":
+        raise ValueError(f"Complex data not supported: X has dtype {dtype}.")
+    if dtype.kind not in "biuf":
+        raise ValueError(f"X has dtype {dtype}, which is no number type. Convert it.")
     wide = np.result_type(dtype, np.float32)
     return np.dtype(np.float32 if wide == np.float32 else np.float64)
 
@@ -181,7 +190,13 @@ def check_init(init: Any, n_clusters: int, n_samples: int) -> Array | None:
     """Take `init` as an array of centers, or as None when it names a method."""
     if isinstance(init, str):
         return None
-    centers: Array = check_array(init, dtype="numeric", input_name="init")
+    try:
+        centers: Array = check_array(init, dtype="numeric", input_name="init")
+    except ValueError as error:
+        raise ValueError(
+            "init should be 'k-means++' or 'random' or an array of shape (n_clusters, "
+            f"n_samples): {error}"
+        ) from error
     if centers.shape != (n_clusters, n_samples):
         raise ValueError(
             f"init has shape {centers.shape}, but should have shape (n_clusters, "
@@ -223,12 +238,19 @@ def _check_dask(array: da.Array) -> da.Array:
             "X.compute_chunk_sizes() first, or to_dask_array(lengths=True) on a "
             "dask DataFrame."
         )
+    if scipy.sparse.issparse(array._meta):
+        raise TypeError(
+            "Sparse data was passed, but dense data is required. Use "
+            "X.map_blocks(lambda block: block.toarray()) to convert it."
+        )
     if array.dtype.kind == "O":
         array = array.astype(np.float64)
+    if array.dtype.kind not in "USV":
+        arithmetic_dtype(array.dtype)
     from dask_ml.utils import check_array as check_dask_array  # 1 s: pandas, numba
 
-    checked: da.Array = check_dask_array(
-        array,
+    check_dask_array(
+        array[:1, :1],  # it would make an array of ones as wide as the one it gets
         accept_multiple_blocks=True,
         remove_zero_chunks=0 not in array.shape,
         dtype="numeric",
@@ -238,8 +260,8 @@ def _check_dask(array: da.Array) -> da.Array:
         estimator="HierarchicalKMeans",
         input_name="X",
     )
-    full = tuple(tuple(n for n in sizes if n) or (0,) for sizes in checked.chunks)
-    return checked if full == checked.chunks else checked.rechunk(full)
+    full = tuple(tuple(n for n in sizes if n) or (0,) for sizes in array.chunks)
+    return array if full == array.chunks else array.rechunk(full)
 
 
 def _join_samples(array: da.Array, feature_axis: int) -> da.Array:

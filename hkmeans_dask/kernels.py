@@ -169,6 +169,7 @@ def _assign_tiles(
     """Assign tile after tile into `labels`, with one buffer."""
     n_points = len(labels)
     transposed, bias = np.ascontiguousarray(centers.T), half_squared_norms(centers)
+    bias[_repeated(centers)] = np.inf
     tallest = min(TILE, _padded(n_points))
     tile = np.zeros((tallest, points.shape[1]), points.dtype)
     scores = np.empty((tallest, len(centers)), points.dtype)
@@ -262,11 +263,26 @@ def group_by_label(labels: Index, n_clusters: int) -> tuple[Index, Index]:
     return order, np.concatenate([[0], np.cumsum(sizes)])
 
 
-def count_distinct(points: Array) -> int:
-    """Count the distinct rows; -0.0 equals 0.0."""
+def _repeated(centers: Array) -> Array:
+    """Whether each center equals an earlier one, which then gets all their points.
+
+    BLAS rounds by column: left to the scores, equal centers would share equal points.
+    """
+    repeated = np.ones(len(centers), bool)
+    repeated[np.unique(_as_voids(centers), return_index=True)[1]] = False
+    return repeated
+
+
+def _as_voids(points: Array) -> Array:
+    """Rows as single values that compare bytewise; -0.0 becomes 0.0."""
     rows = np.ascontiguousarray(points + points.dtype.type(0))
     row_bytes = np.dtype((np.void, rows.itemsize * rows.shape[1]))
-    return len(np.unique(rows.view(row_bytes)))
+    return rows.view(row_bytes)[:, 0]
+
+
+def count_distinct(points: Array) -> int:
+    """Count the distinct rows; -0.0 equals 0.0."""
+    return len(np.unique(_as_voids(points)))
 
 
 class Bad(NamedTuple):

@@ -164,7 +164,7 @@ def predict_labels(features: Features, hierarchy: Hierarchy) -> da.Array:
     labels : dask array of shape (n_features,), int32
     """
     model = delayed(hierarchy, traverse=False)
-    rows = map_blocks("predict", _predict, features.blocks, features.dtype, model)
+    rows = map_blocks("predict", _predict, features.blocks, hierarchy.fine.dtype, model)
     parts = [
         da.from_delayed(row[0], (height,), np.int32)
         for row, height in zip(rows, features.blocks.chunks[0], strict=True)

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 from distributed import Client, LocalCluster
+from threadpoolctl import threadpool_limits
 
 
 @contextmanager
@@ -31,3 +32,10 @@ def two_processes(cluster_of_two):
     """Make two one-thread processes what dask computes with, in one test."""
     with Client(cluster_of_two) as client:
         yield client
+
+
+@pytest.fixture
+def one_openmp_thread():
+    """Let nilearn's k-means not spin for cores that other processes hold: 50 x."""
+    with threadpool_limits(1, user_api="openmp"):
+        yield

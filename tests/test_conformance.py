@@ -30,6 +30,8 @@ from hkmeans_dask import HierarchicalKMeans
 from tests.benchmarks.judge import judge
 from tests.strategies import Watched, nothing_computed
 
+pytestmark = pytest.mark.usefixtures("one_openmp_thread")
+
 COLUMNS = HierarchicalKMeans(n_clusters=2, feature_axis=1)
 """In scikit-learn's orientation; few clusters, as the checks bring few features."""
 

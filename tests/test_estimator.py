@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import zarr
-from distributed import Client, LocalCluster
+from distributed import Client
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import adjusted_rand_score
 
 from hkmeans_dask import HierarchicalKMeans
 from tests.benchmarks.judge import judge
+from tests.conftest import local_cluster
 from tests.strategies import Watched, blobs, nothing_computed
 
 ARRAYS = (
@@ -404,8 +405,7 @@ def test_lazy_labels_are_chunked_like_x_and_can_be_pickled():
 
 def test_lazy_labels_outlive_their_cluster():
     X = noise()
-    options = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
-    with LocalCluster(1, threads_per_worker=1, **options) as cluster, Client(cluster):
+    with local_cluster(1) as cluster, Client(cluster):
         model = HierarchicalKMeans(9).fit(lazy(X))
     expected = HierarchicalKMeans(9).fit(X)
     same_model(model, expected)

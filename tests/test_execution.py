@@ -36,7 +36,8 @@ GRID, CUBE = (12, 2), (2, 10)
 """Steps along each of so many axes."""
 
 CASES = [
-    (GRID, 60, "float32", 256),
+    (GRID, 60, "float32", None),
+    (GRID, 60, "float64", None),
     (GRID, 60, "float32", 32),
     (GRID, 60, "float64", 32),
     (CUBE, 900, "float64", None),
@@ -222,6 +223,17 @@ def test_inertia_and_sums_do_not_depend_on_the_order_of_arrival(folder):
         assert_array_equal(model.transform(slow), reduced)
 
 
+def test_fits_at_the_same_time_do_not_disturb_each_other():
+    X = noise()
+    plain = digest(HierarchicalKMeans(60).fit(blocks_of(X)))
+
+    def fit(prepare):
+        return digest(HierarchicalKMeans(60).fit(prepare(X)))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(fit, [blocks_of, np.asarray] * 4)) == [plain] * 8
+
+
 OTHER_CHUNKS = [(3000, -1), (250, -1), ((1, 2999), -1), (60, -1), (900, 7)]
 
 
@@ -315,6 +327,16 @@ def test_the_tasks_run_on_the_workers(two_processes, tmp_path):
         assert {pid for pid, _ in readers} <= set(pids.values())
     assert os.getpid() not in pids.values()
     assert digest(model) == digest(HierarchicalKMeans(60).fit(blocks_of(noise())))
+
+
+def test_fit_leaves_nothing_on_a_cluster(two_processes):
+    model = HierarchicalKMeans(60).fit(blocks_of(noise()))
+    assert model.n_clusters_ == 60
+    for _ in range(100):  # workers are told in the background
+        if not two_processes.cluster.scheduler.tasks:
+            break
+        time.sleep(0.05)
+    assert not two_processes.cluster.scheduler.tasks
 
 
 def test_lazy_results_are_computed_on_the_workers(two_processes, tmp_path):

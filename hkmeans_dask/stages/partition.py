@@ -7,6 +7,7 @@ tasks run where the training rows are and send away no more than one partition.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from hkmeans_dask.kernels import Array, Index
     from hkmeans_dask.records import Coarse, Training
+
+logger = logging.getLogger(__name__)
 
 MAX_BYTES = 256 * 2**20
 """Bytes of the rows of one partition, at most: the lowest ranks first."""
@@ -61,7 +64,12 @@ def partition(
     ]
     capacities = np.array(runner.compute(*distinct))
     weights = sizes[kept] if init is None else _given(init, coarse)
-    return Partitions(rows, allocate(weights, capacities, n_clusters), coarse)
+    shares = allocate(weights, capacities, n_clusters)
+    logger.debug(
+        "%d big clusters of %d to %d training rows, %d to %d small clusters each",
+        *(len(kept), sizes[kept].min(), sizes[kept].max(), shares.min(), shares.max()),
+    )
+    return Partitions(rows, shares, coarse)
 
 
 @one_blas_thread

@@ -1,0 +1,442 @@
+"""What is read is what was written, or an error; what is written is complete."""
+
+import json
+import os
+import pickle
+import shutil
+import tomllib
+from pathlib import Path
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from numpy.testing import assert_array_equal
+from packaging.requirements import Requirement
+
+from hkmeans_dask import HierarchicalKMeans, store
+
+X = np.random.default_rng(0).normal(size=(300, 6))
+EXPECTED = HierarchicalKMeans(9).fit(X)
+
+
+def put(path, values=X, **options):
+    """Write an array of three chunks, and open it as a user would."""
+    options = {"chunks": (100, 6)} | options
+    zarr.create_array(path, data=values, **options)
+    return zarr.open_array(path, mode="r")
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Reading
+
+
+def in_group(path):
+    zarr.create_group(path).create_array("a/b", data=X, chunks=(100, 6))
+
+
+LAYOUTS = {
+    "v3": lambda path: put(path),
+    "v2": lambda path: put(path, zarr_format=2),
+    "v2, nested keys": lambda path: put(
+        path, zarr_format=2, chunk_key_encoding={"name": "v2", "separator": "/"}
+    ),
+    "v2, Fortran order": lambda path: put(path, zarr_format=2, order="F"),
+    "shards": lambda path: put(path, chunks=(10, 6), shards=(100, 6)),
+    "chunks along samples": lambda path: put(path, chunks=(70, 4)),
+    "one chunk": lambda path: put(path, chunks=(300, 6)),
+    "not compressed": lambda path: put(path, compressors=None),
+    "big-endian": lambda path: put(path, X.astype(">f8")),
+    "inside a group": in_group,
+}
+
+
+@pytest.mark.parametrize("write", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("where", ["threads", "processes"])
+def test_every_layout_is_read(request, tmp_path, write, where):
+    write(tmp_path / "x.zarr")
+    component = "a/b" if write is in_group else None
+    z = store.open_array(str(tmp_path / "x.zarr"), component)
+    if where == "processes":
+        request.getfixturevalue("two_processes")
+    model = HierarchicalKMeans(9).fit(z)
+    assert_array_equal(model.labels_, EXPECTED.labels_)
+    assert_array_equal(model.cluster_centers_, EXPECTED.cluster_centers_)
+    assert_array_equal(model.predict(z), EXPECTED.labels_)
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_urls_and_relative_paths_are_opened(tmp_path, monkeypatch, form):
+    put(tmp_path / "with space.zarr")
+    url = form.format(tmp_path / "with space.zarr").replace(" ", "%20")
+    name = url if form != "{}" else str(tmp_path / "with space.zarr")
+    assert_array_equal(store.open_array(name)[...], X)
+    monkeypatch.chdir(tmp_path)
+    assert_array_equal(store.open_array("with space.zarr")[...], X)
+
+
+def test_a_relative_path_works_on_workers_in_another_folder(
+    two_processes, tmp_path, monkeypatch
+):
+    """Zarr alone would read zeros there."""
+    monkeypatch.chdir(tmp_path)
+    assert str(tmp_path) not in two_processes.run(os.getcwd).values()
+    put("x.zarr")
+    plain = da.from_array(zarr.open_array("x.zarr", mode="r"), chunks=(100, 6))
+    assert not plain.compute().any(), "zarr has learned this: drop Source"
+    model = HierarchicalKMeans(9).fit(zarr.open_array("x.zarr", mode="r"))
+    assert_array_equal(model.cluster_centers_, EXPECTED.cluster_centers_)
+    assert_array_equal(model.predict(store.open_array("x.zarr")), EXPECTED.labels_)
+
+
+def remove_all(path):
+    shutil.rmtree(path)
+
+
+def remove_metadata(path):
+    for name in ("zarr.json", ".zarray"):
+        (path / name).unlink(missing_ok=True)
+
+
+def remove_chunks(path):
+    for chunk in [*path.glob("c/*/*"), *path.glob("?.?")]:
+        chunk.unlink()
+
+
+def put_another_there(path):
+    zarr_format = 2 if (path / ".zarray").exists() else 3
+    shutil.rmtree(path)
+    put(path, X[:200], zarr_format=zarr_format)
+
+
+DAMAGES = [remove_all, remove_metadata, remove_chunks, put_another_there]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("where", ["threads", "processes"])
+def test_what_cannot_be_seen_is_an_error_not_zeros(
+    request, tmp_path, damage, zarr_format, where
+):
+    """The store goes between the call and the read, as if a worker had no mount."""
+    if where == "processes":
+        request.getfixturevalue("two_processes")
+    z = put(tmp_path / "x.zarr", zarr_format=zarr_format)
+    lazy = EXPECTED.transform(z), EXPECTED.predict(z)
+    damage(tmp_path / "x.zarr")
+    for result in lazy:
+        with pytest.raises(FileNotFoundError, match=r"x\.zarr .* share"):
+            result.compute()
+
+
+@pytest.mark.parametrize("damage", [remove_all, remove_metadata])
+def test_fit_of_an_array_that_is_gone(tmp_path, damage):
+    z = put(tmp_path / "x.zarr")
+    damage(tmp_path / "x.zarr")
+    with pytest.raises(FileNotFoundError, match=r"x\.zarr"):
+        HierarchicalKMeans(9).fit(z)
+
+
+def test_workers_are_told_apart_when_their_process_numbers_are_equal(tmp_path):
+    """In containers they often are: all that travels is looked at again."""
+    source = store.Source(put(tmp_path / "x.zarr"))
+    assert_array_equal(source[:], X)
+    travelled = pickle.dumps(source)
+    shutil.rmtree(tmp_path / "x.zarr")
+    with pytest.raises(FileNotFoundError, match="cannot be seen"):
+        pickle.loads(travelled)[:]
+
+
+def test_chunks_of_fill_values_need_not_be_there(two_processes, tmp_path):
+    zarr.create_array(tmp_path / "x.zarr", shape=(300, 6), chunks=(100, 6), dtype="f8")
+    assert names_in(tmp_path / "x.zarr") == ["zarr.json"]
+    z = zarr.open_array(tmp_path / "x.zarr", mode="r")
+    assert_array_equal(EXPECTED.transform(z), np.zeros((9, 6)))
+
+
+def test_arrays_that_are_not_complete_are_refused(tmp_path):
+    store.create_array(str(tmp_path / "x"), (4, 3), (2, 3), np.dtype("f4"))
+    with pytest.raises(ValueError, match=r"not complete .*--overwrite"):
+        store.open_array(str(tmp_path / "x"))
+
+
+def test_groups_are_refused_with_the_names_of_their_arrays(tmp_path):
+    group = zarr.create_group(tmp_path / "g")
+    group.create_array("x", data=X)
+    group.create_array("y", data=X)
+    group.create_group("empty")
+    with pytest.raises(ValueError, match=r"is a Zarr group.*--component: x, y\.$"):
+        store.open_array(str(tmp_path / "g"))
+    with pytest.raises(ValueError, match=r"--component: none\.$"):
+        store.open_array(str(tmp_path / "g"), "empty")
+    with pytest.raises(FileNotFoundError, match=r"component z\) is not there"):
+        store.open_array(str(tmp_path / "g"), "z")
+
+
+def write_text(path):
+    path.write_text("not a store")
+
+
+def write_broken_metadata(path):
+    path.mkdir()
+    (path / "zarr.json").write_text("{not JSON")
+
+
+@pytest.mark.parametrize("make", [lambda _: None, write_text, Path.mkdir])
+def test_what_is_no_store_is_not_found(tmp_path, make):
+    make(tmp_path / "thing")
+    for read in (store.open_array, HierarchicalKMeans.from_zarr):
+        with pytest.raises(FileNotFoundError, match="thing is not there, or is no"):
+            read(str(tmp_path / "thing"))
+
+
+def test_broken_metadata_are_named(tmp_path):
+    write_broken_metadata(tmp_path / "thing")
+    for read in (store.open_array, HierarchicalKMeans.from_zarr):
+        with pytest.raises((FileNotFoundError, ValueError), match="thing"):
+            read(str(tmp_path / "thing"))
+
+
+# Nothing is unpickled
+
+
+class Attack:
+    """When unpickled, it creates a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        """Say what to call."""
+        return Path.touch, (self.path,)
+
+
+PICKLE = {"id": "pickle", "protocol": 5}
+PICKLED = {
+    "objects": {"dtype": "|O", "filters": [PICKLE]},
+    "as a compressor": {"dtype": "|O", "compressor": PICKLE},
+    "numbers": {"dtype": "<f8", "filters": [PICKLE]},
+    "behind texts": {"dtype": "|O", "filters": [{"id": "vlen-utf8"}, PICKLE]},
+    "behind bytes": {"dtype": "|O", "filters": [{"id": "vlen-bytes"}, PICKLE]},
+}
+
+
+@pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
+@pytest.mark.parametrize("metadata", PICKLED.values(), ids=PICKLED)
+def test_pickles_are_refused(tmp_path, metadata):
+    path, trap = tmp_path / "x.zarr", tmp_path / "sprung"
+    path.mkdir()
+    basic = {"zarr_format": 2, "shape": [4, 3], "chunks": [4, 3], "fill_value": 0}
+    rest = {"order": "C", "filters": None, "compressor": None}
+    (path / ".zarray").write_text(json.dumps(basic | rest | metadata))
+    (path / "0.0").write_bytes(pickle.dumps(Attack(trap)))
+    with pytest.raises((RuntimeError, TypeError, ValueError)):
+        HierarchicalKMeans(2).fit(store.open_array(str(path)))
+    assert not trap.exists()
+    pickle.loads((path / "0.0").read_bytes())
+    assert trap.exists(), "the attack would have worked"
+
+
+def test_numcodecs_that_unpickle_unasked_are_ruled_out():
+    """0.16.6 is the first that refuses."""
+    project = Path(__file__).parent.parent / "pyproject.toml"
+    lines = tomllib.loads(project.read_text())["project"]["dependencies"]
+    found = {Requirement(line).name: Requirement(line).specifier for line in lines}
+    assert "0.16.6" in found["numcodecs"]
+    assert "0.16.5" not in found["numcodecs"]
+
+
+# Writing
+
+
+def test_an_output_appears_when_it_is_complete(tmp_path):
+    target = tmp_path / "new" / "out"
+    with store.writing(target, overwrite=False) as place:
+        zarr.save_array(place, X)
+        assert not target.exists()
+    assert_array_equal(zarr.open_array(target, mode="r")[...], X)
+    assert names_in(tmp_path / "new") == ["out"]
+
+
+def test_nothing_is_left_after_an_error(tmp_path):
+    def write_and_fail():
+        with store.writing(tmp_path / "out", overwrite=False) as place:
+            zarr.save_array(place, X)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_and_fail()
+    assert names_in(tmp_path) == []
+
+
+def test_nothing_is_left_when_nothing_was_written(tmp_path):
+    with (
+        pytest.raises(FileNotFoundError),
+        store.writing(tmp_path / "out", overwrite=False),
+    ):
+        pass
+    assert names_in(tmp_path) == []
+
+
+def test_the_old_output_survives_an_error(tmp_path):
+    put(tmp_path / "out")
+
+    def write_and_fail():
+        with store.writing(tmp_path / "out", overwrite=True) as place:
+            zarr.save_array(place, X[:10])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_and_fail()
+    assert_array_equal(zarr.open_array(tmp_path / "out", mode="r")[...], X)
+    assert names_in(tmp_path) == ["out"]
+
+
+def make_file(path):
+    path.write_text("old")
+
+
+def make_link(path):
+    put(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize("make", [put, make_file, make_link, Path.mkdir])
+def test_the_old_output_goes_only_when_asked(tmp_path, make):
+    make(tmp_path / "out")
+    before = names_in(tmp_path)
+    with pytest.raises(FileExistsError, match=r"already there.*--overwrite"):
+        store.check_free(tmp_path / "out", overwrite=False)
+    with pytest.raises(FileExistsError, match=r"already there.*--overwrite"):
+        EXPECTED.to_zarr(tmp_path / "out")
+    assert names_in(tmp_path) == before
+    EXPECTED.to_zarr(tmp_path / "out", overwrite=True)
+    assert names_in(tmp_path) == before
+    assert HierarchicalKMeans.from_zarr(tmp_path / "out").n_clusters_ == 9
+    if make is make_link:
+        assert_array_equal(zarr.open_array(tmp_path / "elsewhere", mode="r")[...], X)
+
+
+def test_status_is_written_last(tmp_path):
+    """While blocks are written, and after an error, the store says so itself."""
+    place = str(tmp_path / "x")
+    seen = []
+
+    def compute(writes):
+        seen.append(zarr.open_array(place, mode="r").attrs["status"])
+        writes.compute(scheduler="threads")
+        seen.append(zarr.open_array(place, mode="r").attrs["status"])
+
+    store.fill(place, da.from_array(X, chunks=(100, 6)), compute)
+    assert seen == ["writing", "writing"]
+    assert_array_equal(store.open_array(place)[...], X)
+
+
+def test_a_model_that_could_not_be_saved_leaves_nothing(tmp_path):
+    model = HierarchicalKMeans(2).fit(X)
+    model.inertia_ = object()
+    with pytest.raises(TypeError, match="cannot be stored"):
+        model.to_zarr(tmp_path / "model")
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("chunks", [(70, 4), ((1, 299), (6,)), (300, 1), (7, 6)])
+def test_blocks_that_are_not_whole_chunks_do_not_undo_each_other(tmp_path, chunks):
+    """Several times, in threads: two writers of one chunk would lose rows."""
+    array = da.from_array(X, chunks=chunks)
+    with dask.config.set(scheduler="threads", num_workers=8):
+        for attempt in range(5):
+            place = str(tmp_path / str(attempt))
+            store.fill(place, array, dask.compute)
+            assert_array_equal(store.open_array(place)[...], X)
+
+
+def test_chunks_that_workers_wrote_elsewhere_are_missed(tmp_path):
+    array = da.from_array(X, chunks=(100, 6))
+    with pytest.raises(FileNotFoundError, match=r"cannot be seen.*share"):
+        store.fill(str(tmp_path / "x"), array, lambda writes: None)
+    with pytest.raises(ValueError, match="not complete"):
+        store.open_array(str(tmp_path / "x"))
+
+
+# Models
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    put(tmp_path / "array")
+    zarr.create_group(tmp_path / "group")
+    zarr.create_group(tmp_path / "complete", attributes={"status": "complete"})
+    for name, reason in {
+        "array": "is a Zarr array, not a model",
+        "group": "not a model of hkmeans_dask",
+        "complete": "not a model of hkmeans_dask",
+    }.items():
+        with pytest.raises(ValueError, match=f"{name} .*{reason}"):
+            HierarchicalKMeans.from_zarr(tmp_path / name)
+
+
+def test_models_that_are_not_complete_are_refused(tmp_path):
+    EXPECTED.to_zarr(tmp_path / "model")
+    zarr.open_group(tmp_path / "model").attrs["status"] = "writing"
+    with pytest.raises(ValueError, match="not complete"):
+        HierarchicalKMeans.from_zarr(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["labels", "cluster_centers", "sizes"])
+def test_models_that_lost_a_chunk_are_refused(tmp_path, name):
+    """Zarr would fill in zeros."""
+    EXPECTED.to_zarr(tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / name / "c")
+    with pytest.raises((FileNotFoundError, ValueError), match=name):
+        HierarchicalKMeans.from_zarr(tmp_path / "model")
+
+
+def test_models_hold_no_pickles(tmp_path):
+    """Every array has a dtype of numbers; everything else is JSON."""
+    HierarchicalKMeans(2, init=X[:2]).fit(X).to_zarr(tmp_path / "model")
+    group = zarr.open_group(tmp_path / "model", mode="r")
+    arrays = dict(group.arrays())
+    assert arrays.keys() >= {"labels", "cluster_centers", "init", "offset"}
+    assert {array.dtype.kind for array in arrays.values()} <= set("if")
+    assert group.metadata.zarr_format == 3
+    json.dumps(dict(group.attrs))
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_models_go_where_the_url_says(tmp_path, form):
+    url = form.format(tmp_path / "some folder" / "model").replace(" ", "%20")
+    if form == "{}":
+        url = str(tmp_path / "some folder" / "model")
+    EXPECTED.to_zarr(url)
+    assert names_in(tmp_path / "some folder") == ["model"]
+    assert_array_equal(HierarchicalKMeans.from_zarr(url).labels_, EXPECTED.labels_)
+
+
+def test_memory_is_a_store_of_this_process():
+    url = "memory://tests/model"
+    assert store.is_private(url)
+    assert not store.is_private("model")
+    EXPECTED.to_zarr(url)
+    assert_array_equal(HierarchicalKMeans.from_zarr(url).labels_, EXPECTED.labels_)
+    with pytest.raises(FileExistsError):
+        EXPECTED.to_zarr(url)
+    HierarchicalKMeans(2).fit(X).to_zarr(url, overwrite=True)
+    assert HierarchicalKMeans.from_zarr(url).n_clusters_ == 2
+    with pytest.raises(FileNotFoundError):
+        HierarchicalKMeans.from_zarr("memory://tests/nothing")
+
+
+def test_where_nothing_can_be_renamed_half_an_output_is_refused():
+    def write_and_fail():
+        with store.writing("memory://tests/half", overwrite=False) as place:
+            store.create_array(place, (4, 3), (2, 3), np.dtype("f4"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_and_fail()
+    with pytest.raises(ValueError, match=r"not complete .*--overwrite"):
+        store.open_array("memory://tests/half")
