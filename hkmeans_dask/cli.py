@@ -12,18 +12,16 @@ import functools
 import json
 import logging
 import os
-import signal
 import sys
 import time
 import warnings
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hkmeans_dask import __version__
+from hkmeans_dask.cluster import Cluster, threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -82,111 +80,6 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 def _print_table(rows: Iterable[tuple[str, object]]) -> None:
     for name, value in rows:
         click.echo(f"{name:<26}{value}")
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Where a command computes: threads of this process, or workers."""
-
-    workers: int | None
-    """Processes to start on this machine."""
-
-    memory_limit: str | None
-    """Of each of these processes."""
-
-    address: str | None
-    """Of a scheduler that runs already."""
-
-    def check(self, urls: Sequence[str]) -> None:
-        """Refuse options that do not go together, and stores that workers miss."""
-        from dask.utils import parse_bytes
-
-        from hkmeans_dask.store import is_private
-
-        if self.workers and self.address:
-            raise click.UsageError(
-                "--workers starts workers, --scheduler and --scheduler-file use "
-                "running ones. Give one of them."
-            )
-        if self.memory_limit is not None and not self.workers:
-            raise click.UsageError("--memory-limit is that of --workers. Give both.")
-        try:
-            parse_bytes(self.memory_limit or 0)
-        except ValueError as error:
-            raise click.UsageError(
-                "--memory-limit should be a size such as 2GB. "
-                f"{self.memory_limit!r} was given."
-            ) from error
-        private = [url for url in urls if is_private(url)]
-        if private and (self.workers or self.address):
-            raise click.UsageError(
-                f"{private[0]} is in the memory of this process, where workers would "
-                "read zeros. Use a path or URL that they share, or no workers."
-            )
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Compute there inside; when it ends, no task of ours is still writing."""
-        if self.address:
-            from distributed import Client
-            from distributed.comm.addressing import resolve_address
-
-            resolve_address(self.address)  # fails first, without a Client left behind
-            with Client(self.address):
-                yield
-        elif self.workers:
-            with self._local():
-                yield
-        else:
-            with _threads():
-                yield
-
-    @contextmanager
-    def _local(self) -> Iterator[None]:
-        """Start one-thread worker processes that listen on this machine only."""
-        from distributed import Client, KilledWorker, LocalCluster
-
-        with (
-            LocalCluster(
-                n_workers=self.workers,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address=None,
-                memory_limit=self.memory_limit or "auto",
-                # What goes wrong in a worker arrives here as the exception.
-                silence_logs=logging.CRITICAL,
-            ) as cluster,
-            Client(cluster) as client,
-        ):
-            client.run(_ignore_interrupts)
-            try:
-                yield
-            except KilledWorker as error:
-                raise ValueError(
-                    f"Workers died, most likely of memory: {error} Give each more with "
-                    "--memory-limit, or store the input in smaller chunks."
-                ) from error
-
-
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C, which reaches the workers too, to the process that has them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def _threads() -> Iterator[None]:
-    """Compute in threads of this process that end with the block, also on errors."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    import dask
-    from dask.system import CPU_COUNT
-
-    with (
-        ThreadPoolExecutor(dask.config.get("num_workers", None) or CPU_COUNT) as pool,
-        dask.config.set(pool=pool),
-    ):
-        yield
 
 
 def _computing(command: Command) -> Command:
@@ -488,7 +381,7 @@ def demo(output: Path, n_clusters: int, overwrite: bool) -> None:
     """Do the whole job on two photographs."""
     from hkmeans_dask import demo
 
-    with _threads():
+    with threads():
         _print_table(demo.run(output, n_clusters, overwrite=overwrite))
     click.echo(f"\n{demo.next_steps(output)}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import dask.array as da
 import numpy as np
@@ -78,8 +78,7 @@ class HierarchicalKMeans(
         Stop after so many batches without better inertia; None goes on until nothing
         changes, at most for 100 passes over the training rows.
     verbose : int, default=0
-        1 logs a line per phase, 2 also what a phase decided; on stderr unless the
-        application has set up logging.
+        1 logs a line per phase (to stderr unless logging is set up), 2 decisions too.
     random_state : int, RandomState instance or None, default=0
         An int makes the result reproducible.
     scaling : bool, default=False
@@ -113,8 +112,8 @@ class HierarchicalKMeans(
     inertia_ : float
         Sum of squared distances to `cluster_centers_`.
     n_clusters_ : int
-        Number of clusters found: `n_clusters`, or fewer where distinct features ran
-        out or no feature chose a cluster in the last read.
+        Clusters found: `n_clusters`, or fewer where distinct features ran out or no
+        feature chose a cluster in the last read.
     n_features_in_ : int
         ``X.shape[feature_axis]``.
     n_passes_ : int
@@ -124,9 +123,9 @@ class HierarchicalKMeans(
 
     Notes
     -----
-    Results depend on the parameters, X and its chunks, the type of the CPU and the
-    versions of libraries; never on workers, threads, order or retries. With other
-    chunks centers are the same and labels equal but for floating-point ties.
+    Results depend on parameters, X, its chunks, the CPU type and library versions, not
+    on workers, threads, order or retries. Other chunks: the same centers, and labels
+    equal but for floating-point ties.
 
     References
     ----------
@@ -187,10 +186,8 @@ class HierarchicalKMeans(
 
         Raises
         ------
-        ValueError
+        ValueError, TypeError
             If a parameter or X breaks its rule; before X is read where possible.
-        TypeError
-            If X is sparse.
         """
         inputs.check_parameters(self.get_params(deep=False))
         features = self._take(X, reset=True)
@@ -367,9 +364,8 @@ class HierarchicalKMeans(
         used = found.sizes > 0
         hierarchy = hierarchy.keep(used)
         labels = (np.cumsum(used) - 1).astype(np.int32)[found.labels]
-        chunks = (features.blocks.chunks[0],)
-        in_memory = features.in_memory
-        self.labels_ = labels if in_memory else da.from_array(labels, chunks=chunks)
+        lazy = da.from_array(labels, chunks=(features.blocks.chunks[0],))
+        self.labels_: Any = labels if features.in_memory else lazy
         self.sizes_ = found.sizes[used]
         self.offset_, self.coarse_centers_ = hierarchy.offset, hierarchy.coarse
         self.cluster_centers_, self.parents_ = hierarchy.fine, hierarchy.parents
@@ -391,11 +387,10 @@ class HierarchicalKMeans(
 
     def _lazy_labels(self, chunks: tuple[int, ...]) -> da.Array:
         """Labels as a dask array, in the given chunks unless it is one already."""
-        labels: Any = self.labels_
-        if not isinstance(labels, da.Array):
-            labels = da.from_array(labels, chunks=(chunks,), name=False)
-        lazy: da.Array = labels
-        return lazy
+        labels = self.labels_
+        known = isinstance(labels, da.Array)
+        lazy = labels if known else da.from_array(labels, (chunks,), name=False)
+        return cast("da.Array", lazy)
 
     def _give(self, result: da.Array, in_memory: bool) -> Any:
         """Give back the kind of array that came, and the axes."""
