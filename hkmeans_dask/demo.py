@@ -332,7 +332,7 @@ def _draw(
     before, after = _stack(images), _stack(restored)
     between = _mosaic(means, before.height)
     panels = (
-        (before, f"{n_features:,} windows of {SIDE} \u00d7 {SIDE} pixels"),
+        (before, f"{n_features:,} windows of {SIDE} x {SIDE} pixels"),
         (between, f"{len(means):,} cluster means"),
         (after, "Every window as the mean of its cluster"),
     )

@@ -82,6 +82,15 @@ def test_digits_survive_a_large_mean_and_distant_big_clusters(dtype):
     assert np.array_equal(labels, truth)
 
 
+def test_digits_of_coarse_labels_survive_a_large_mean():
+    rng = np.random.default_rng(0)
+    coarse = (1e4 + rng.normal(size=(6, 30))).astype(np.float32)
+    truth = rng.integers(6, size=2000)
+    points = coarse[truth] + rng.normal(scale=0.1, size=(2000, 30)).astype(np.float32)
+    offset = coarse.mean(axis=0)
+    assert np.array_equal(label_coarse(points, coarse, offset), truth)
+
+
 def test_no_points_get_no_labels():
     one = np.ones((1, 2))
     hierarchy = Hierarchy(one[0], one, one, np.array([0]))

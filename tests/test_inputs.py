@@ -334,6 +334,7 @@ def test_only_an_array_that_needs_no_copy_is_used_in_place(feature_axis):
         rows.astype(int),
         rows.astype(">f4"),
         np.repeat(rows, 2, axis=1)[:, ::2],
+        np.frombuffer(b"x" + rows.tobytes(), np.float32, offset=1).reshape(rows.shape),
     ):
         other = other.T if feature_axis else other
         assert read_features(other, feature_axis).in_place is None

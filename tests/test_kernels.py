@@ -369,6 +369,14 @@ def test_seeds_are_rows_of_the_points(data, init, n_init):
         assert n_distinct(centers) == n_clusters
 
 
+def test_random_seeds_are_different_rows():
+    points = np.arange(12.0)[:, None]
+    for entropy in range(20):
+        rng = np.random.default_rng(entropy)
+        centers = kernels.seed_random(points, 12, 1, rng)
+        assert sorted(centers[:, 0]) == list(range(12))
+
+
 @dtypes
 def test_plusplus_seeds_one_center_in_each_far_blob(dtype):
     points, truth = blobs(30, 3000, 3)

@@ -190,6 +190,18 @@ def test_equal_features_are_one_cluster_in_any_chunks(dtype, init, n_clusters):
     assert (np.asarray(other.labels_) == labels).mean() >= 0.999
 
 
+@pytest.mark.parametrize("entropy", [42, 74, 272])
+def test_what_float32_cannot_tell_apart_leaves_nothing_inconsistent(entropy):
+    X = np.random.default_rng(entropy).normal(100, size=(900, 1)).astype(np.float32)
+    model = HierarchicalKMeans(n_distinct(X), random_state=entropy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X)
+    check(model, X, model.n_clusters_)
+    assert model.n_clusters_ >= 0.99 * model.n_clusters
+    assert np.array_equal(model.predict(X), model.labels_)
+
+
 def test_one_cluster_holds_everything():
     X = np.random.default_rng(0).normal(size=(50, 3))
     model = HierarchicalKMeans(1).fit(X)

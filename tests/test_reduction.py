@@ -174,8 +174,9 @@ def test_x_is_read_once():
 def test_clusters_without_features_stay_zero():
     features = inputs.read_features(da.ones((6, 2), chunks=(2, 2)), 0)
     labels = da.from_array(np.array([3, 3, 1, 1, 1, 3]), chunks=6)
-    means = cluster_means(features, labels, np.full(5, 1 / 3)).compute()
-    assert means.tolist() == [[0, 0], [1, 1], [0, 0], [1, 1], [0, 0]]
+    factors = np.array([7.0, 2.0, 7.0, 5.0, 7.0])
+    means = cluster_means(features, labels, factors).compute()
+    assert means.tolist() == [[0, 0], [6, 6], [0, 0], [15, 15], [0, 0]]
 
 
 # inverse_transform
