@@ -208,7 +208,7 @@ def next_steps(folder: Path) -> str:
             "Try next:",
             f"  hkmeans-dask info {model}",
             f"  hkmeans-dask predict {patches} {model} {labels}",
-            f"  hkmeans-dask fit {patches} {finer} -k 10000 --workers 2",
+            f"  hkmeans-dask fit {patches} {finer} -k 3000 --workers 2",
         )
     )
 

@@ -12,7 +12,7 @@ from hkmeans_dask import allocation
 from hkmeans_dask.allocation import allocate
 from tests.strategies import quick
 
-many = settings(quick, max_examples=300)
+many = settings(quick, max_examples=150)
 
 
 @st.composite

@@ -16,9 +16,9 @@ from tests.benchmarks.run import BENCHMARKS, SMALL_BENCHMARKS
 @pytest.mark.usefixtures("one_openmp_thread")
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_small_run(name, tmp_path):
-    """Both methods find as many clusters as asked, and ours are about as good."""
+    """Both methods run on the same seeds and find as many clusters as asked."""
     output = tmp_path / "runs.json"
-    arguments = [name, "--small", "--seeds", "2", "--json", str(output)]
+    arguments = [name, "--small", "--seeds", "1", "--json", str(output)]
     done = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     for word in (f"{name}: ", "k=50", "unexplained", *METHODS):
@@ -27,7 +27,7 @@ def test_small_run(name, tmp_path):
     assert found["environment"]["cpu"]
     benchmark = found["benchmarks"][name]
     runs = [(run["seed"], run["method"]) for run in benchmark["runs"]]
-    assert runs == [(seed, method) for seed in (0, 1) for method in METHODS]
+    assert runs == [(0, method) for method in METHODS]
     for run in benchmark["runs"]:
         assert run["n_nonempty"] == benchmark["n_clusters"] == 50
         assert 0 < run["unexplained_variance"] < 1

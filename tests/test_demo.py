@@ -130,7 +130,7 @@ def test_the_advice_works_as_typed(printed):
     assert main(predict) == 0
     labels = load("the demo/model.zarr/labels")
     np.testing.assert_array_equal(load("the demo/labels.zarr"), labels)
-    fit[fit.index("10000")] = "200"
+    fit[fit.index("3000")] = "200"
     assert main(fit[: fit.index("--workers")]) == 0
 
 

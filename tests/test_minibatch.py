@@ -91,7 +91,7 @@ def test_inertia_never_rises_between_full_passes(dtype, entropy):
 # training
 
 
-@settings(quick, max_examples=200)
+@settings(quick, max_examples=150)
 @given(whole_points(span=3), schedules, st.data())
 def test_every_cluster_has_points_if_distinct_ones_suffice(points, schedule, data):
     n_clusters = data.draw(st.integers(1, n_distinct(points)))
@@ -101,7 +101,7 @@ def test_every_cluster_has_points_if_distinct_ones_suffice(points, schedule, dat
     assert sizes(points, centers).all()
 
 
-@settings(quick, max_examples=200)
+@settings(quick, max_examples=150)
 @given(whole_points(span=3), schedules, st.data())
 def test_every_cluster_has_points_whatever_the_seeds(points, schedule, data):
     n_clusters = data.draw(st.integers(1, n_distinct(points)))
@@ -250,7 +250,7 @@ def test_occupied_centers_stay_where_they_are():
     assert occupy(points, centers).tolist() == [[0.4], [8.0]]
 
 
-@settings(quick, max_examples=200)
+@settings(quick, max_examples=150)
 @given(whole_points(span=3), st.data())
 def test_occupying_ends_with_points_for_all_if_there_are_enough(points, data):
     n_clusters = data.draw(st.integers(1, 10))

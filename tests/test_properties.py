@@ -13,8 +13,8 @@ from sklearn.metrics import adjusted_rand_score
 from hkmeans_dask import HierarchicalKMeans
 from tests.strategies import blobs, cuts, n_distinct, nearest, quick, whole_points
 
-many = settings(quick, max_examples=100)
-few = settings(quick, max_examples=40)
+many = settings(quick, max_examples=60)
+few = settings(quick, max_examples=30)
 dtypes = st.sampled_from(["f2", "f4", "f8", "i2", "i8"])
 inits = st.sampled_from(["k-means++", "random"])
 
