@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 import dask.array as da
 import numpy as np
@@ -386,11 +386,11 @@ class HierarchicalKMeans(
         )
 
     def _lazy_labels(self, chunks: tuple[int, ...]) -> da.Array:
-        """Labels as a dask array, in the given chunks unless it is one already."""
+        """Labels as a dask array, in chunks no larger than the given ones."""
         labels = self.labels_
-        known = isinstance(labels, da.Array)
-        lazy = labels if known else da.from_array(labels, (chunks,), name=False)
-        return cast("da.Array", lazy)
+        if not isinstance(labels, da.Array):
+            labels = da.from_array(labels, (chunks,), name=False)
+        return inputs.cut_finer(labels, chunks)
 
     def _give(self, result: da.Array, in_memory: bool) -> Any:
         """Give back the kind of array that came, and the axes."""

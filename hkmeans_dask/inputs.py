@@ -121,6 +121,14 @@ def feature_chunks(n_features: int, values: da.Array) -> tuple[int, ...]:
     return chunks
 
 
+def cut_finer(labels: da.Array, chunks: tuple[int, ...]) -> da.Array:
+    """Rechunk labels if their blocks are larger than those of `chunks`."""
+    if max(labels.chunks[0]) <= max(chunks):
+        return labels
+    finer: da.Array = labels.rechunk((chunks,))
+    return finer
+
+
 def describe(X: Any, features: Features, feature_axis: int) -> dict[str, Any]:
     """Shape, dtype and fingerprint of X as given; memory has no fingerprint."""
     fingerprint = None
@@ -163,6 +171,11 @@ def check_parameters(parameters: dict[str, Any]) -> None:
     for name in ("max_no_improvement", "max_features_per_cluster"):
         if parameters[name] is not None:
             _check_count(name, parameters[name], ", or None")
+    seed = parameters["random_state"]
+    if isinstance(seed, (int, np.integer)) and not 0 <= seed < 2**32:
+        raise ValueError(
+            f"random_state should be an integer from 0 to 2**32 - 1. {seed} was given."
+        )
     if isinstance(parameters["init"], str):
         _check_option("init", parameters["init"], INITS, " or an array")
     _check_option("allocation", parameters["allocation"], ALLOCATIONS)

@@ -142,7 +142,7 @@ def open_group(url: str) -> Any:
     node = _open(url, None)
     if not isinstance(node, zarr.Group):
         raise ValueError(f"{url} is a Zarr array, not a model.")
-    if "hkmeans_dask" not in node.attrs and "status" not in node.attrs:
+    if "hkmeans_dask" not in node.attrs and node.attrs.get("status") != "writing":
         raise ValueError(f"{url} is a Zarr group, but not a model of hkmeans_dask.")
     _refuse_incomplete(node, url)
     return node
@@ -213,6 +213,13 @@ def check_free(url: str | os.PathLike[str], *, overwrite: bool) -> None:
         raise FileExistsError(
             f"{url} is already there. Choose another name, or pass overwrite "
             "(--overwrite)."
+        )
+    marks = ("zarr.json", ".zarray", ".zgroup")
+    folder = os.path.isdir(target) and os.listdir(target)
+    if folder and not any(mark in folder for mark in marks):
+        raise FileExistsError(
+            f"{url} is a folder but no Zarr store, so it is not overwritten. Choose "
+            "another name."
         )
 
 

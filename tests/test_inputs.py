@@ -492,3 +492,16 @@ def test_zarr_arrays_that_cannot_be_clustered(shape, dtype, words, tmp_path):
         kind, said = fitting(HierarchicalKMeans(2), array)
     assert kind is ValueError
     assert re.search(words, said)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_out_of_range_is_refused_by_its_value(seed):
+    with pytest.raises(ValueError, match=f"random_state .* {seed} was given"):
+        HierarchicalKMeans(2, random_state=seed).fit(np.zeros((4, 2)))
+
+
+def test_large_blocks_of_labels_are_cut_and_small_ones_kept():
+    labels = da.zeros(100, np.int32, chunks=40)
+    assert inputs.cut_finer(labels, (50, 50)) is labels
+    assert inputs.cut_finer(labels, (30, 30, 40)) is labels
+    assert inputs.cut_finer(labels, (30, 30, 30, 10)).chunks == ((30, 30, 30, 10),)

@@ -440,3 +440,11 @@ def test_where_nothing_can_be_renamed_half_an_output_is_refused():
         write_and_fail()
     with pytest.raises(ValueError, match=r"not complete .*--overwrite"):
         store.open_array("memory://tests/half")
+
+
+def test_overwriting_a_folder_that_is_no_store_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("not yours")
+    refused = pytest.raises(FileExistsError, match="no Zarr store")
+    with refused, store.writing(tmp_path, overwrite=True):
+        pass
+    assert (tmp_path / "notes.txt").read_text() == "not yours"
