@@ -192,7 +192,7 @@ class HierarchicalKMeans(
         inputs.check_parameters(self.get_params(deep=False))
         features = self._take(X, reset=True)
         n_clusters = inputs.at_most_features(self.n_clusters, self.n_features_in_)
-        init = inputs.check_init(self.init, n_clusters, features.blocks.shape[1])
+        init = inputs.check_init(self.init, self.n_clusters, features.blocks.shape[1])
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         schedule = self._schedule()
         runner = Runner.find(features.blocks, in_memory=features.in_memory)

@@ -50,6 +50,18 @@ def _blas() -> threadpoolctl.ThreadpoolController:
     return threadpoolctl.ThreadpoolController()
 
 
+def _take_control() -> None:
+    """Let this thread set the limit of OpenBLAS.
+
+    Since threadpoolctl 3.8 the calls of all other threads are silently ignored while
+    the thread that called first lives: one where an application holds a limit, or ours
+    that came first and did not leave last.
+    """
+    clear = getattr(threadpoolctl.OpenBLASController, "clear_controlling_thread", None)
+    if clear is not None:
+        clear(force=True)
+
+
 class _OneBlasThread(ContextDecorator):
     """A limit of one BLAS thread while any thread of this process is inside."""
 
@@ -64,6 +76,7 @@ class _OneBlasThread(ContextDecorator):
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
+                _take_control()
                 self._limit = _blas().limit(limits=1, user_api="blas")
             self._inside += 1
 
@@ -71,6 +84,7 @@ class _OneBlasThread(ContextDecorator):
         with self._lock:
             self._inside -= 1
             if not self._inside:
+                _take_control()
                 self._limit.restore_original_limits()
 
 

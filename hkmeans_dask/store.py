@@ -18,7 +18,7 @@ import os
 import shutil
 import socket
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,11 +55,15 @@ class Source:
             array = zarr.open_array(store, path=array.path, mode="r")
         self._array = array
         self._known = _some_chunk(array)
-        self._checked_in = os.getpid()
+        self._checked_in: int | None = None
         self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel unchecked: in containers process numbers are often equal."""
+        return self.__dict__ | {"_checked_in": None}
+
     def __getitem__(self, index: Any) -> Any:
-        """Read, after a check if this is another process than the last time."""
+        """Read, after a check if this is the first read in this process."""
         if self._checked_in != os.getpid():
             self._check()
             self._checked_in = os.getpid()
@@ -69,12 +73,13 @@ class Source:
         """Compare what this process sees with what the client saw."""
         here = f"process {os.getpid()} on {socket.gethostname()}"
         remedy = "Use a path or URL that the client and all workers share."
-        try:
+        seen = None
+        with suppress(FileNotFoundError, zarr.errors.BaseZarrError):
             seen = zarr.open_array(self._array.store, path=self._array.path, mode="r")
-        except (FileNotFoundError, zarr.errors.BaseZarrError) as error:
+        if seen is None:  # not chained: zarr's errors cannot be unpickled
             raise FileNotFoundError(
                 f"{self._array.store_path} cannot be seen by {here}. {remedy}"
-            ) from error
+            )
         missing = self._known and not sync(self._array.store.exists(self._known))
         if missing or seen.metadata != self._array.metadata:
             raise FileNotFoundError(
@@ -103,8 +108,9 @@ def as_dask(array: Any, chunks: tuple[int, ...]) -> da.Array:
         for size, extent in zip(chunks, array.shape, strict=True)
     )
     source = Source(array)
+    meta = np.empty((0,) * source.ndim, source.dtype)  # or dask reads to find out
     lazy: da.Array = da.from_array(
-        source, chunks=fitting, lock=False, asarray=False, name=False
+        source, chunks=fitting, lock=False, asarray=False, name=False, meta=meta
     )
     return lazy
 
@@ -142,9 +148,9 @@ def open_group(url: str) -> Any:
     node = _open(url, None)
     if not isinstance(node, zarr.Group):
         raise ValueError(f"{url} is a Zarr array, not a model.")
-    if "hkmeans_dask" not in node.attrs and node.attrs.get("status") != "writing":
-        raise ValueError(f"{url} is a Zarr group, but not a model of hkmeans_dask.")
     _refuse_incomplete(node, url)
+    if "hkmeans_dask" not in node.attrs:
+        raise ValueError(f"{url} is a Zarr group, but not a model of hkmeans_dask.")
     return node
 
 
@@ -156,6 +162,8 @@ def _open(url: str, component: str | None) -> Any:
         raise FileNotFoundError(
             f"{name} is not there, or is no Zarr array or group."
         ) from error
+    except ValueError as error:
+        raise ValueError(f"{url} cannot be read as Zarr: {error}") from error
 
 
 def _refuse_incomplete(node: Any, url: str) -> None:
@@ -218,8 +226,7 @@ def check_free(url: str | os.PathLike[str], *, overwrite: bool) -> None:
     folder = os.path.isdir(target) and os.listdir(target)
     if folder and not any(mark in folder for mark in marks):
         raise FileExistsError(
-            f"{url} is a folder but no Zarr store, so it is not overwritten. Choose "
-            "another name."
+            f"{url} is a folder but no Zarr store: not overwritten. Choose another name."
         )
 
 
@@ -357,7 +364,12 @@ def save(
         for name, values in arrays.items():
             row_bytes = max(1, values.nbytes // max(1, len(values)))
             rows = max(1, min(len(values), CHUNK_BYTES // row_bytes))
-            group.create_array(name, data=values, chunks=(rows, *values.shape[1:]))
+            group.create_array(
+                name,
+                data=values,
+                chunks=(rows, *values.shape[1:]),
+                config={"write_empty_chunks": True},
+            )
         record = {"hkmeans_dask": version("hkmeans_dask"), **attributes}
         group.attrs.update(json.loads(json.dumps(record, default=_plain)))
         complete(group)
@@ -371,6 +383,9 @@ def load(
     attributes = dict(group.attrs)
     for name in ("status", "hkmeans_dask"):
         attributes.pop(name)
+    for name, array in group.arrays():
+        if array.nchunks_initialized != array.nchunks:
+            raise FileNotFoundError(f"{url} is damaged: chunks of {name} are missing.")
     arrays = {
         name: as_dask(array, array.chunks) if name in lazy else array[...]
         for name, array in group.arrays()

@@ -494,3 +494,11 @@ def test_models_are_not_overwritten_unless_asked(tmp_path):
     HierarchicalKMeans(2).fit(noise()).to_zarr(tmp_path / "model", overwrite=True)
     assert HierarchicalKMeans.from_zarr(tmp_path / "model").n_clusters_ == 2
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_init_array_of_more_centers_than_features_is_cut_with_them():
+    X = noise()[:20]
+    model = HierarchicalKMeans(25, init=np.concatenate([X, X[:5] + 1]))
+    with pytest.warns(UserWarning, match="Taking n_clusters = 20 instead"):
+        model.fit(X)
+    assert model.n_clusters_ == 20
