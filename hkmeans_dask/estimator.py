@@ -303,8 +303,7 @@ class HierarchicalKMeans(
         Raises
         ------
         ValueError
-            If X has another number of samples, or NaN or infinities (of lazy X when
-            computed).
+            If X has another number of samples, or NaN or infinities (lazy: computed).
         """
         check_is_fitted(self)
         features = inputs.read_features(X, 0)
@@ -314,6 +313,8 @@ class HierarchicalKMeans(
                 f"X has {features.blocks.shape[1]} samples, but HierarchicalKMeans is "
                 f"expecting {expected} samples as input."
             )
+        if features.in_memory:
+            reduction.refuse_not_finite(features)
         labels = reduction.predict_labels(features, self._hierarchy())
         return self._give(labels, features.in_memory)
 

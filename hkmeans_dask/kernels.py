@@ -13,9 +13,9 @@ the fewer calls, the better two threads overlap.
 
 A common ``origin`` is subtracted in the tile, where it is free (the product then reads
 from cache), because ``|x|^2 - 2 x . c + |c|^2`` loses every digit when the mean is
-large. Ties of the rounded scores go to the lowest index (some BLAS kernels round the
-columns of a product differently, so exactly equal centers tie only nearly). Sums and
-inertia accumulate in float64, tile after tile, always in the same order.
+large. Ties go to the lowest index; rows of float32 that differ by less than about a
+thousandth of their norm may tie. Sums and inertia accumulate in float64, tile after
+tile, always in the same order.
 """
 
 from __future__ import annotations
@@ -310,10 +310,10 @@ def first_bad(points: Array, start: int = 0) -> Bad | None:
     return Bad(start + row, "NaN" if np.isnan(points[row]).any() else "inf")
 
 
-def not_finite(bad: Bad) -> str:
+def not_finite(bad: Bad, which: str = "the first") -> str:
     """Say which value was refused, where, and what to do."""
     return (
-        f"Input X contains {bad.value}: the first is in feature {bad.feature}. "
+        f"Input X contains {bad.value}: {which} is in feature {bad.feature}. "
         "HierarchicalKMeans takes finite values only; drop or impute such features."
     )
 

@@ -21,7 +21,7 @@ import numpy as np
 from dask.delayed import delayed
 
 from hkmeans_dask import kernels
-from hkmeans_dask.execution import map_blocks, task
+from hkmeans_dask.execution import Runner, map_blocks, task
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
@@ -150,6 +150,16 @@ def _take(labels: Array, reduced: Array, factors: Array) -> Array:
     return taken
 
 
+def refuse_not_finite(features: Features) -> None:
+    """Raise for the first bad feature of an X in memory; computes."""
+    runner = Runner.find(features.blocks, in_memory=True)
+    tasks = map_blocks("check", kernels.first_bad, features.blocks)
+    found = runner.compute(*[row[0] for row in tasks])
+    bad = next((bad for bad in found if bad is not None), None)
+    if bad is not None:
+        raise ValueError(kernels.not_finite(bad))
+
+
 def predict_labels(features: Features, hierarchy: Hierarchy) -> da.Array:
     """Label features by the rule of the model, lazily; one pass over X.
 
@@ -178,5 +188,5 @@ def _predict(
 ) -> Array:
     bad = kernels.first_bad(block, start)
     if bad is not None:
-        raise ValueError(kernels.not_finite(bad))
+        raise ValueError(kernels.not_finite(bad, "one"))
     return hierarchy.label(np.ascontiguousarray(block, dtype)).astype(np.int32)

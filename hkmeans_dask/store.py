@@ -226,7 +226,7 @@ def check_free(url: str | os.PathLike[str], *, overwrite: bool) -> None:
     folder = os.path.isdir(target) and os.listdir(target)
     if folder and not any(mark in folder for mark in marks):
         raise FileExistsError(
-            f"{url} is a folder but no Zarr store: not overwritten. Choose another name."
+            f"{url} is a folder but no Zarr store, and stays. Choose another name."
         )
 
 

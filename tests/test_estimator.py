@@ -502,3 +502,12 @@ def test_an_init_array_of_more_centers_than_features_is_cut_with_them():
     with pytest.warns(UserWarning, match="Taking n_clusters = 20 instead"):
         model.fit(X)
     assert model.n_clusters_ == 20
+
+
+def test_predict_names_the_first_bad_feature_of_all_blocks():
+    X = np.ones((5000, 1000))  # three blocks
+    X[:2500, 0] = 0
+    model = HierarchicalKMeans(2).fit(X)
+    X[4999, 3], X[2600, 7] = np.nan, np.inf
+    with pytest.raises(ValueError, match="inf: the first is in feature 2600"):
+        model.predict(X)
