@@ -321,14 +321,19 @@ def _write(
     )
 
 
+def _real(place: str) -> str:
+    """Resolve links and dots: two paths may name one folder."""
+    return place.rstrip("/") if "://" in place else os.path.realpath(place)
+
+
 def _check_output(output: str, overwrite: bool, needed: Sequence[str]) -> None:
     """Refuse an output that is there, cannot be, or would replace what is read."""
     from hkmeans_dask import store
 
     store.check_free(output, overwrite=overwrite)
-    place = store.location(output).rstrip("/")
+    place = _real(store.location(output))
     for url in needed:
-        if f"{store.location(url)}/".startswith(f"{place}/"):
+        if f"{_real(store.location(url))}/".startswith(f"{place}/"):
             raise ValueError(
                 f"{output} would replace {url}, which the command reads. Choose "
                 "another output."

@@ -59,13 +59,16 @@ class Cluster:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Compute there inside; when it ends, no task of ours is still writing."""
+        """Compute there inside; when it ends, no task of ours is still writing.
+
+        Not so on a running cluster, whose workers finish the tasks they are at.
+        """
         if self.address:
             from distributed import Client
             from distributed.comm.addressing import resolve_address
 
             resolve_address(self.address)  # fails first, without a Client left behind
-            with Client(self.address):
+            with Client(self.address), _deaths_explained():
                 yield
         elif self.workers:
             with self._local():
@@ -77,7 +80,7 @@ class Cluster:
     @contextmanager
     def _local(self) -> Iterator[None]:
         """Start one-thread worker processes that listen on this machine only."""
-        from distributed import Client, KilledWorker, LocalCluster
+        from distributed import Client, LocalCluster
 
         with (
             LocalCluster(
@@ -93,13 +96,22 @@ class Cluster:
             Client(cluster) as client,
         ):
             client.run(_ignore_interrupts)
-            try:
+            with _deaths_explained():
                 yield
-            except KilledWorker as error:
-                raise ValueError(
-                    f"Workers died, most likely of memory: {error} Give each more with "
-                    "--memory-limit, or store the input in smaller chunks."
-                ) from error
+
+
+@contextmanager
+def _deaths_explained() -> Iterator[None]:
+    """Say what to do when workers died."""
+    from distributed import KilledWorker
+
+    try:
+        yield
+    except KilledWorker as error:
+        raise ValueError(
+            f"Workers died, most likely of memory: {error} Give each more "
+            "(--memory-limit), or store the input in smaller chunks."
+        ) from error
 
 
 def _ignore_interrupts() -> None:

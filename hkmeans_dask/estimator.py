@@ -235,8 +235,7 @@ class HierarchicalKMeans(
         Raises
         ------
         ValueError
-            If X has another number of features, or NaN or infinities (of lazy X when
-            computed).
+            If X has another number of features, or NaN or infinities (lazy: computed).
         TypeError
             If X is lazy and `set_output` asks for another container.
         """

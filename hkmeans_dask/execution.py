@@ -130,7 +130,8 @@ class Runner:
     def _threads(self) -> Iterator[None]:
         """One BLAS thread, and tiles shared by the threads that dask would use."""
         in_threads = self.get is dask.threaded.get
-        n_threads = dask.config.get("num_workers", CPU_COUNT) if in_threads else 1
+        n_workers = dask.config.get("num_workers", None) or CPU_COUNT
+        n_threads = n_workers if in_threads else 1
         with one_blas_thread, shared_tiles(n_threads):
             yield
 

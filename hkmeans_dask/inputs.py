@@ -115,8 +115,9 @@ def arithmetic_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def feature_chunks(n_features: int, values: da.Array) -> tuple[int, ...]:
-    """Cut features into blocks for an output as wide as `values`."""
-    rows = max(1, BLOCK_BYTES // max(1, values.shape[1] * values.dtype.itemsize))
+    """Cut features into blocks for an output with the sample chunks of `values`."""
+    width = max(1, *values.chunks[1])
+    rows = max(1, BLOCK_BYTES // (width * values.dtype.itemsize))
     chunks: tuple[int, ...] = da.core.normalize_chunks(rows, (n_features,))[0]
     return chunks
 
@@ -310,7 +311,7 @@ def _from_zarr(X: Any, feature_axis: int, join: bool) -> da.Array:
         )
     unit = X.shards or X.chunks
     other = 1 - feature_axis
-    step = list(unit)
+    step = [max(1, min(n, extent)) for n, extent in zip(unit, X.shape, strict=True)]
     if join:
         step[other] = max(1, X.shape[other])
     step_bytes = max(1, step[0] * step[1] * X.dtype.itemsize)

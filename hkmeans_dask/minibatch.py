@@ -69,11 +69,14 @@ class State(NamedTuple):
     labels: Index
     """(n_points,), of the last batch, by the centers before the last update."""
 
+    sums: Array
+    """(n_clusters, n_dims), float64, of the points of the last batch by label."""
+
     @classmethod
     def start(cls, centers: Array) -> State:
         """Begin with initial centers, before any batch."""
-        none = np.empty(0, np.int64)
-        return cls(centers, np.zeros(len(centers), np.int64), 0.0, none)
+        counts, labels = np.zeros(len(centers), np.int64), np.empty(0, np.int64)
+        return cls(centers, counts, 0.0, labels, np.zeros(centers.shape))
 
 
 def train(
@@ -154,14 +157,28 @@ def update(state: State, batch: Array) -> State:
     """
     n_clusters = len(state.centers)
     labels = kernels.assign(batch, state.centers)
-    sums = kernels.sum_by_label(batch, labels, n_clusters)
+    sums = _sums(state, batch, labels)
     counts = np.bincount(labels, minlength=n_clusters)
     filled = counts > 0
     means = sums[filled] / counts[filled, None]
     centers = state.centers.copy()
     centers[filled] = means
     explained = float(np.einsum("ij,ij->i", means, means) @ counts[filled])
-    return State(centers, counts, explained, labels)
+    return State(centers, counts, explained, labels, sums)
+
+
+def _sums(state: State, batch: Array, labels: Index) -> Array:
+    """Sum the batch by label; of the same batch again, only what has changed."""
+    n_clusters = len(state.centers)
+    if len(labels) == len(state.labels):
+        moved = np.flatnonzero(labels != state.labels)
+        if 4 * len(moved) < len(labels):
+            points, old, new = batch[moved], state.labels[moved], labels[moved]
+            gained = kernels.sum_by_label(points, new, n_clusters)
+            lost = kernels.sum_by_label(points, old, n_clusters)
+            sums: Array = state.sums + (gained - lost)
+            return sums
+    return kernels.sum_by_label(batch, labels, n_clusters)
 
 
 def _full_passes(state: State, points: Array, schedule: Schedule) -> State:

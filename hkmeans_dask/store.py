@@ -28,6 +28,7 @@ import dask.array as da
 import numpy as np
 import zarr
 import zarr.errors
+from fsspec.core import url_to_fs
 from zarr.codecs import BloscCodec
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
@@ -41,12 +42,7 @@ CHUNK_BYTES = 16 * 2**20
 
 
 class Source:
-    """A read-only Zarr array that fails where it cannot be seen, never with zeros.
-
-    Parameters
-    ----------
-    array : zarr.Array
-    """
+    """A read-only zarr.Array that fails where it cannot be seen, never with zeros."""
 
     def __init__(self, array: Any) -> None:
         store = array.store
@@ -81,7 +77,10 @@ class Source:
                 f"{self._array.store_path} cannot be seen by {here}. {remedy}"
             )
         missing = self._known and not sync(self._array.store.exists(self._known))
-        if missing or seen.metadata != self._array.metadata:
+        known = (
+            self._array.metadata.to_dict()
+        )  # where a fill value of NaN equals itself
+        if missing or seen.metadata.to_dict() != known:
             raise FileNotFoundError(
                 f"{self._array.store_path} as seen by {here} is not the array that "
                 f"the client opened. {remedy}"
@@ -192,7 +191,8 @@ def is_private(url: str) -> bool:
 def writing(url: str | os.PathLike[str], *, overwrite: bool) -> Iterator[str]:
     """Give a place to write a store to; it appears at `url` when the block ends.
 
-    After an error nothing is left behind, and what was at `url` is still there.
+    After an error nothing is left behind, and what was at `url` is still there. Remote
+    URLs are written in place: after an error they hold a store marked as incomplete.
 
     Raises
     ------
@@ -223,7 +223,7 @@ def check_free(url: str | os.PathLike[str], *, overwrite: bool) -> None:
             "(--overwrite)."
         )
     marks = ("zarr.json", ".zarray", ".zgroup")
-    folder = os.path.isdir(target) and os.listdir(target)
+    folder = _names_in(target)
     if folder and not any(mark in folder for mark in marks):
         raise FileExistsError(
             f"{url} is a folder but no Zarr store, and stays. Choose another name."
@@ -233,11 +233,16 @@ def check_free(url: str | os.PathLike[str], *, overwrite: bool) -> None:
 def _exists(target: str) -> bool:
     if "://" not in target:
         return os.path.lexists(target)
-    try:
-        zarr.open(target, mode="r")
-    except FileNotFoundError:
-        return False
-    return True
+    system, path = url_to_fs(target)
+    return bool(system.exists(path))
+
+
+def _names_in(target: str) -> list[str]:
+    if "://" not in target:
+        return os.listdir(target) if os.path.isdir(target) else []
+    system, path = url_to_fs(target)
+    found = system.ls(path, detail=False) if system.isdir(path) else []
+    return [name.rstrip("/").rsplit("/", 1)[-1] for name in found]
 
 
 def _replace(new: Path, path: Path) -> None:
@@ -280,13 +285,11 @@ def fill(place: str, array: da.Array, compute: Callable[[Any], object]) -> None:
 
     Parameters
     ----------
-    place : str
-        From `writing`.
+    place : str, from `writing`
     array : dask array
         Cut into blocks of whole output chunks first where it is not: two tasks that
         write to one chunk would silently undo each other's rows.
-    compute : callable
-        Runs the writes: ``Runner.compute``.
+    compute : callable, ``Runner.compute``
 
     Raises
     ------

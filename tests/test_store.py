@@ -9,6 +9,7 @@ from pathlib import Path
 
 import dask
 import dask.array as da
+import fsspec
 import numpy as np
 import pytest
 import zarr
@@ -448,3 +449,28 @@ def test_overwriting_a_folder_that_is_no_store_is_refused(tmp_path):
     with refused, store.writing(tmp_path, overwrite=True):
         pass
     assert (tmp_path / "notes.txt").read_text() == "not yours"
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_fill_value_of_nan_is_no_difference(tmp_path, zarr_format):
+    values = np.arange(80, dtype="f4").reshape(20, 4)
+    z = zarr.create_array(
+        tmp_path / "x.zarr",
+        shape=(20, 4),
+        chunks=(5, 4),
+        dtype="f4",
+        fill_value=np.nan,
+        zarr_format=zarr_format,
+    )
+    z[:] = values
+    model = HierarchicalKMeans(3).fit(z)
+    assert model.n_clusters_ == 3
+
+
+def test_a_remote_folder_of_other_files_is_not_overwritten():
+    files = fsspec.filesystem("memory")
+    files.pipe("/precious/paper.csv", b"1,2")
+    for overwrite, words in ((False, "already there"), (True, "no Zarr store")):
+        with pytest.raises(FileExistsError, match=words):
+            store.check_free("memory://precious", overwrite=overwrite)
+    assert files.cat("/precious/paper.csv") == b"1,2"

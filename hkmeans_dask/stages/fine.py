@@ -71,6 +71,7 @@ def _train(
     return train(points, n_clusters, schedule, rng, seeds) + origin
 
 
+@one_blas_thread
 def _seeds(init: Array, coarse: Coarse) -> list[Array | None]:
     """Given centers of each big cluster; None where it has none."""
     points = np.ascontiguousarray(init, coarse.centers.dtype)

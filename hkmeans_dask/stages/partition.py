@@ -107,6 +107,7 @@ def _count_distinct(
     return min(distinct, most)
 
 
+@one_blas_thread
 def _given(init: Array, coarse: Coarse) -> Index:
     """Count the given centers in each big cluster, one where there is none."""
     points = np.ascontiguousarray(init, coarse.centers.dtype)
