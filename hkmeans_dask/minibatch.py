@@ -85,6 +85,7 @@ def train(
     schedule: Schedule,
     rng: np.random.Generator,
     seeds: Array | None = None,
+    spread: float = 0.0,
 ) -> Array:
     """Cluster `points` into exactly `n_clusters` clusters, none of them empty.
 
@@ -99,6 +100,9 @@ def train(
     seeds : ndarray of shape (n_seeds, n_dims), optional
         Initial centers; those missing are put on the points farthest from the others,
         those beyond `n_clusters` are left out.
+    spread : float, default=0
+        What counts as an improvement is measured against this mean squared distance
+        of a point, if it is not 0, instead of against that of these points.
 
     Returns
     -------
@@ -112,7 +116,7 @@ def train(
     state = State.start(centers)
     for size in _growing_sizes(schedule.batch_size, len(points)):
         state = update(state, points[:size])
-    state = _full_passes(state, points, schedule)
+    state = _full_passes(state, points, schedule, spread * len(points))
     if _all_occupied(state, points):
         return state.centers
     return occupy(points, state.centers)
@@ -181,7 +185,9 @@ def _sums(state: State, batch: Array, labels: Index) -> Array:
     return kernels.sum_by_label(batch, labels, n_clusters)
 
 
-def _full_passes(state: State, points: Array, schedule: Schedule) -> State:
+def _full_passes(
+    state: State, points: Array, schedule: Schedule, yardstick: float
+) -> State:
     """Update on all points until `max_no_improvement` batches' worth was idle.
 
     A pass over all points counts as so many batches as it holds. The inertia of a full
@@ -189,13 +195,14 @@ def _full_passes(state: State, points: Array, schedule: Schedule) -> State:
     """
     batches = max(1, len(points) // schedule.batch_size)
     energy = float(np.einsum("ij,ij->i", points, points).sum(dtype=np.float64))
-    lowest, idle = np.inf, 0
+    lowest, idle = energy, 0
     for _ in range(MAX_PASSES):
         state = update(state, points)
         if not state.counts.all():
             state = state._replace(centers=occupy(points, state.centers))
         inertia = energy - state.explained
-        idle = 0 if inertia < lowest * (1 - TOLERANCE) else idle + batches
+        improved = lowest - inertia > TOLERANCE * (yardstick or lowest)
+        idle = 0 if improved else idle + batches
         settled = inertia >= lowest
         lowest = min(lowest, inertia)
         patience = schedule.max_no_improvement

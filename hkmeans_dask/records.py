@@ -31,6 +31,9 @@ class Coarse(NamedTuple):
     centers: Array
     """(n_big_clusters, n_samples)."""
 
+    spread: float = 0.0
+    """Mean squared distance of its training rows to their centers; 0 if not known."""
+
 
 class Partitions(NamedTuple):
     """The training rows by big cluster."""

