@@ -33,6 +33,16 @@ JOINED_BYTES = 256 * 2**20
 INITS = ("k-means++", "random")
 ALLOCATIONS = ("size",)
 
+NUMBERS_ONLY: dict[str, Any] = {
+    "dtype": "numeric",
+    "ensure_all_finite": False,
+    "ensure_min_samples": 0,
+    "ensure_min_features": 0,
+    "estimator": "HierarchicalKMeans",
+    "input_name": "X",
+}
+"""What scikit-learn and dask-ml check for us; sizes and finite values we check."""
+
 
 @dataclass(frozen=True)
 class Features:
@@ -220,15 +230,7 @@ def check_init(init: Any, n_clusters: int, n_samples: int) -> Array | None:
 
 
 def _in_memory(X: Any, feature_axis: int) -> Features:
-    array = check_array(
-        X,
-        dtype="numeric",
-        ensure_all_finite=False,
-        ensure_min_samples=0,
-        ensure_min_features=0,
-        estimator="HierarchicalKMeans",
-        input_name="X",
-    )
+    array = check_array(X, **NUMBERS_ONLY)
     array = array.T if feature_axis == 1 else array
     dtype = arithmetic_dtype(array.dtype)
     row_bytes = max(1, array.shape[1] * array.itemsize)
@@ -267,12 +269,7 @@ def _check_dask(array: da.Array) -> da.Array:
         array[:1, :1],  # it would make an array of ones as wide as the one it gets
         accept_multiple_blocks=True,
         remove_zero_chunks=0 not in array.shape,
-        dtype="numeric",
-        ensure_all_finite=False,
-        ensure_min_samples=0,
-        ensure_min_features=0,
-        estimator="HierarchicalKMeans",
-        input_name="X",
+        **NUMBERS_ONLY,
     )
     full = tuple(tuple(n for n in sizes if n) or (0,) for sizes in array.chunks)
     return array if full == array.chunks else array.rechunk(full)
