@@ -119,17 +119,13 @@ def open_array(url: str, component: str | None = None) -> Any:
 
     Parameters
     ----------
-    url : str
-        Local path or fsspec URL.
-    component : str, optional
-        Name of the array inside a group.
+    url : str, a local path or fsspec URL
+    component : str, the name of the array inside a group, optional
 
     Raises
     ------
-    FileNotFoundError
-        If nothing is there.
-    ValueError
-        If a group, another thing or a half-written array is there.
+    FileNotFoundError, ValueError
+        If nothing is there; if a group or a half-written array is there.
     """
     node = _open(url, component)
     if not isinstance(node, zarr.Array):
