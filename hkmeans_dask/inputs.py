@@ -7,6 +7,7 @@ hold whole features. What can be refused before data is read is refused here.
 from __future__ import annotations
 
 import sys
+import uuid
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -235,10 +236,19 @@ def _in_memory(X: Any, feature_axis: int) -> Features:
     dtype = arithmetic_dtype(array.dtype)
     row_bytes = max(1, array.shape[1] * array.itemsize)
     rows = max(1, MEMORY_BLOCK_BYTES // row_bytes)
-    blocks = da.from_array(array, chunks=(rows, -1), name=False)
+    blocks = _views(array, rows)
     flags = array.flags
     ready = array.dtype == dtype and flags.c_contiguous and flags.aligned
     return Features(blocks, dtype, array if ready else None, in_memory=True)
+
+
+def _views(array: Array, rows: int) -> da.Array:
+    """Cut an array into blocks of `rows`, without the copy of ``da.from_array``."""
+    name = f"array-{uuid.uuid4().hex}"
+    chunks = da.core.normalize_chunks((rows, -1), array.shape, dtype=array.dtype)
+    starts = range(0, max(1, len(array)), rows)
+    graph = {(name, i, 0): array[at : at + rows] for i, at in enumerate(starts)}
+    return da.Array(graph, name, chunks, meta=array[:0])
 
 
 def _check_dask(array: da.Array) -> da.Array:

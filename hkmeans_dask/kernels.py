@@ -45,6 +45,9 @@ PAD = 192
 WORTH_SHARING = 2**28
 """Multiplications of one call that pay for starting threads (some 5 ms)."""
 
+MOST_AMONG = 4096
+"""Points among which all distances are held at once, at most (64 MB of float32)."""
+
 SUM_TILE = 4096
 """Rows of one indicator product; only its float64 copy is held."""
 
@@ -239,13 +242,15 @@ def sum_by_label(points: Array, labels: Index, n_clusters: int) -> Array:
     Memory: one float64 tile and two (n_clusters, n_dims) float64 arrays.
     """
     sums = np.zeros((n_clusters, points.shape[1]))
+    tile = np.empty((min(SUM_TILE, len(points)), points.shape[1]))
     for part in _tiles(len(points), SUM_TILE):
         height = part.stop - part.start
         indicator = scipy.sparse.csc_array(
             (np.ones(height), labels[part], np.arange(height + 1)),
             shape=(n_clusters, height),
         )
-        sums += indicator @ points[part].astype(np.float64)
+        tile[:height] = points[part]
+        sums += indicator @ tile[:height]
     return sums
 
 
@@ -348,24 +353,37 @@ def seed_kmeans_plusplus(
     -----
     Memory: a few (n_init, n_points) arrays.
     """
-    norms = np.einsum("ij,ij->i", points, points)
     chosen = np.empty((n_clusters, n_init), np.int64)
     potential = np.full((n_init, len(points)), np.inf, points.dtype)
-    squared = np.empty_like(potential)
+    distances = _distances_among(points, n_drawn=n_clusters * n_init)
     for step in range(n_clusters):
-        picked = chosen[step]
         if step:
-            picked[:] = _draw_proportional(potential, rng)
+            chosen[step] = _draw_proportional(potential, rng)
         else:
-            picked[:] = rng.integers(len(points), size=n_init)
-        np.dot(points[picked] * -2, points.T, out=squared)
-        squared += norms
-        squared += norms[picked, None]
-        squared[np.arange(n_init), picked] = 0
-        np.maximum(squared, 0, out=squared)
-        np.minimum(potential, squared, out=potential)
+            chosen[step] = rng.integers(len(points), size=n_init)
+        np.minimum(potential, distances(chosen[step]), out=potential)
     best = potential.sum(axis=1, dtype=np.float64).argmin()
     return points[chosen[:, best]]
+
+
+def _distances_among(points: Array, n_drawn: int) -> Callable[[Index], Array]:
+    """Return a function that gives squared distances of points `picked` to all.
+
+    Where about as many will be drawn as there are points, one product of all with all
+    is faster than many small ones.
+    """
+    norms = np.einsum("ij,ij->i", points, points)
+
+    def squared(picked: Index) -> Array:
+        found: Array = np.dot(points[picked] * -2, points.T)
+        found += norms
+        found += norms[picked, None]
+        found[np.arange(len(picked)), picked] = 0
+        return np.maximum(found, 0, out=found)
+
+    if n_drawn < len(points) or len(points) > MOST_AMONG:
+        return squared
+    return squared(np.arange(len(points))).__getitem__
 
 
 def _draw_proportional(weights: Array, rng: np.random.Generator) -> Index:

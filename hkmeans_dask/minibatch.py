@@ -116,9 +116,7 @@ def train(
     for size in _growing_sizes(schedule.batch_size, len(points)):
         state = update(state, points[:size])
     state = _full_passes(state, points, schedule, spread * len(points))
-    if _all_occupied(state, points):
-        return state.centers
-    return occupy(points, state.centers)
+    return state.centers if _all_occupied(state, points) else occupy(points, state.centers)
 
 
 def _seed(
@@ -213,13 +211,17 @@ def _full_passes(
 def _all_occupied(state: State, points: Array) -> bool:
     """Whether each center surely is the nearest one of some point.
 
-    Asks one point per cluster, the member nearest to the new mean, instead of all.
+    Asks one point per cluster, the member nearest to the new mean, and all members of
+    the clusters whose first one went elsewhere, instead of all points.
     """
     squared = kernels.squared_distances(points, state.centers, state.labels)
     order = np.lexsort((squared, state.labels))
-    clusters, first = np.unique(state.labels[order], return_index=True)
-    nearest = kernels.assign(points[order[first]], state.centers)
-    return bool(len(clusters) == len(state.centers) and (nearest == clusters).all())
+    _, first = np.unique(state.labels[order], return_index=True)
+    occupied = np.zeros(len(state.centers), bool)
+    occupied[kernels.assign(points[order[first]], state.centers)] = True
+    doubtful = np.flatnonzero(~occupied[state.labels])
+    occupied[kernels.assign(points[doubtful], state.centers)] = True
+    return bool(occupied.all())
 
 
 def occupy(points: Array, centers: Array) -> Array:

@@ -74,11 +74,12 @@ def _train(
     first = rows[order[:OFFSET_ROWS]]
     offset = first.mean(axis=0, dtype=np.float64).astype(rows.dtype)
     if init is not None:
-        points = init.astype(rows.dtype) - offset
+        points = init.astype(rows.dtype)
     else:
         row_bytes = rows.itemsize * rows.shape[1]
         n_rows = min(ROWS_PER_CLUSTER * n_big, max(n_big, MAX_BYTES // row_bytes))
-        points = rows[order[:n_rows]] - offset
+        points = rows[order[:n_rows]]
+    points -= offset
     rng = np.random.default_rng([seed, 0])
     centers = train(points, n_big, schedule, rng)
     labels = kernels.assign(points, centers)
