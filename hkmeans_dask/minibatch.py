@@ -116,7 +116,9 @@ def train(
     for size in _growing_sizes(schedule.batch_size, len(points)):
         state = update(state, points[:size])
     state = _full_passes(state, points, schedule, spread * len(points))
-    return state.centers if _all_occupied(state, points) else occupy(points, state.centers)
+    if _all_occupied(state, points):
+        return state.centers
+    return occupy(points, state.centers)
 
 
 def _seed(

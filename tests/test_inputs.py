@@ -329,6 +329,8 @@ def test_only_an_array_that_needs_no_copy_is_used_in_place(feature_axis):
     assert found.in_place is not None
     assert np.shares_memory(found.in_place, rows)
     assert np.array_equal(found.in_place, rows)
+    (block,) = dict(found.blocks.dask).values()
+    assert np.shares_memory(block, rows)
     for other in (
         np.asfortranarray(rows),
         rows.astype(int),

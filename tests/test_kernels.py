@@ -385,6 +385,16 @@ def test_plusplus_seeds_one_center_in_each_far_blob(dtype):
     assert sorted(truth[nearest(centers, points)]) == list(range(30))
 
 
+@dtypes
+def test_plusplus_seeds_are_the_same_with_and_without_all_distances(monkeypatch, dtype):
+    points = np.random.default_rng(0).integers(0, 50, (90, 3)).astype(dtype)
+    args = (points, 12, 8)  # 96 draws among 90 points: all distances are held
+    held = kernels.seed_kmeans_plusplus(*args, np.random.default_rng(1))
+    monkeypatch.setattr(kernels, "MOST_AMONG", 89)
+    not_held = kernels.seed_kmeans_plusplus(*args, np.random.default_rng(1))
+    assert np.array_equal(held, not_held)
+
+
 def test_plusplus_draws_in_proportion_to_squared_distance():
     points = np.array([[0.0], [1.0], [3.0]])
     rng, n_draws = np.random.default_rng(0), 2000
