@@ -48,6 +48,9 @@ WORTH_SHARING = 2**28
 MOST_AMONG = 4096
 """Points among which all distances are held at once, at most (64 MB of float32)."""
 
+FEW_DIMS = 16
+"""With so few dimensions scores are float64: arithmetic is not what takes the time."""
+
 SUM_TILE = 4096
 """Rows of one indicator product; only its float64 copy is held."""
 
@@ -171,18 +174,23 @@ def _assign_tiles(
 ) -> None:
     """Assign tile after tile into `labels`, with one buffer."""
     n_points = len(labels)
+    n_dims, dtype = points.shape[1], points.dtype
+    if n_dims <= FEW_DIMS:
+        dtype, centers = np.dtype(np.float64), centers.astype(np.float64)
     transposed, bias = np.ascontiguousarray(centers.T), half_squared_norms(centers)
     bias[_repeated(centers)] = np.inf
     tallest = min(TILE, _padded(n_points))
-    tile = np.zeros((tallest, points.shape[1]), points.dtype)
-    scores = np.empty((tallest, len(centers)), points.dtype)
+    tile = np.zeros((tallest, n_dims), dtype)
+    scores = np.empty((tallest, len(centers)), dtype)
     for part in _tiles(n_points, TILE):
         used = tile[: part.stop - part.start]
         height = _padded(len(used))
-        if rows is not None:
+        if rows is None:
+            used[:] = points[part]
+        elif dtype == points.dtype:
             np.take(points, rows[part], axis=0, out=used, mode="clip")
         else:
-            used[:] = points[part]
+            used[:] = points[rows[part]]
         if origin is not None:
             used -= origin
         np.dot(tile[:height], transposed, out=scores[:height])

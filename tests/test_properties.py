@@ -217,3 +217,13 @@ def test_more_clusters_than_features_are_cut_to_one_each():
     assert model.n_clusters == 9
     check(model, X, 6)
     assert np.array_equal(nearest(X, model.cluster_centers_), model.labels_)
+
+
+@pytest.mark.parametrize("n_dims", [1, 2, 8])
+@pytest.mark.parametrize("seed", range(3))
+def test_close_float32_features_get_a_cluster_each(n_dims, seed):
+    X = np.random.default_rng(seed).random((1000, n_dims)).astype(np.float32)
+    X = np.unique(X, axis=0)
+    model = HierarchicalKMeans(n_clusters=len(X)).fit(X)
+    assert model.n_clusters_ == len(X)
+    assert model.inertia_ == pytest.approx(0, abs=1e-9)
