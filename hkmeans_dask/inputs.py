@@ -230,7 +230,18 @@ def check_init(init: Any, n_clusters: int, n_samples: int) -> Array | None:
     return centers
 
 
+def _refuse_not_2d(array: Any) -> None:
+    """Refuse another number of axes, without printing the values."""
+    if array.ndim != 2:
+        raise ValueError(
+            f"Expected 2D array, got {array.ndim}D array instead: shape={array.shape}. "
+            "Reshape your data to two axes, features and samples."
+        )
+
+
 def _in_memory(X: Any, feature_axis: int) -> Features:
+    if feature_axis == 0 and isinstance(X, np.ndarray):
+        _refuse_not_2d(X)  # scikit-learn's advice is for features in columns
     array = check_array(X, **NUMBERS_ONLY)
     array = array.T if feature_axis == 1 else array
     dtype = arithmetic_dtype(array.dtype)
@@ -253,11 +264,7 @@ def _views(array: Array, rows: int) -> da.Array:
 
 def _check_dask(array: da.Array) -> da.Array:
     """Check what the metadata of a dask array tell; drop its empty blocks."""
-    if array.ndim != 2:
-        raise ValueError(
-            f"Expected 2D array, got {array.ndim}D array instead: shape={array.shape}. "
-            "Reshape your data to (n_features, n_samples)."
-        )
+    _refuse_not_2d(array)
     if np.isnan(array.shape).any():
         raise ValueError(
             f"X has unknown chunk sizes: shape={array.shape}. Call "
@@ -311,11 +318,7 @@ def _from_zarr(X: Any, feature_axis: int, join: bool) -> da.Array:
     """Read a Zarr array in blocks of whole chunks (or shards), about 64 MB each."""
     from hkmeans_dask.store import as_dask
 
-    if X.ndim != 2:
-        raise ValueError(
-            f"Expected 2D array, got {X.ndim}D array instead: shape={X.shape}. "
-            "Reshape your data to (n_features, n_samples)."
-        )
+    _refuse_not_2d(X)
     unit = X.shards or X.chunks
     other = 1 - feature_axis
     step = [max(1, min(n, extent)) for n, extent in zip(unit, X.shape, strict=True)]
