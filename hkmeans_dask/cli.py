@@ -12,9 +12,12 @@ import functools
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 PROGRAM = "hkmeans-dask"
 BAD_INPUT = 2
 INTERRUPTED = 130
+TERMINATED = 143
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -48,11 +52,12 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns
     -------
     code : int
-        0 when the command did its work, 2 for bad input, 130 when interrupted.
+        0 when the command did its work, 2 for bad input, 130 when interrupted, 143
+        when terminated (a batch system's end of the walltime).
     """
     # asyncio would log what a client of a cluster was waiting for at Ctrl-C.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _terminable():
         warnings.showwarning = _show_warning
         try:
             commands(args, prog_name=PROGRAM, standalone_mode=False)
@@ -65,7 +70,31 @@ def main(args: Sequence[str] | None = None) -> int:
         except click.Abort:
             _say("interrupted", "what was not complete is removed.")
             return INTERRUPTED
+        except _Terminated:
+            _say("terminated", "what was not complete is removed.")
+            return TERMINATED
     return 0
+
+
+class _Terminated(BaseException):
+    """SIGTERM, to be handled like Ctrl-C."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """End cleanly on SIGTERM, where signals come here (not in other threads)."""
+
+    def terminate(*_: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _say(kind: str, text: str) -> None:
@@ -170,6 +199,11 @@ PARAMETERS: dict[str, tuple[Any, Any, str]] = {
         256,
         integer_or_none,
         "Features kept for training per small cluster.",
+    ),
+    "--work-dir": (
+        None,
+        click.Path(file_okay=False, path_type=Path),
+        "Folder for intermediate results: run again, a stopped fit goes on.",
     ),
     "--verbose": (0, int, "1 shows phases, 2 decisions, on stderr."),
 }

@@ -14,23 +14,21 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hkmeans_dask import inputs, reduction
-from hkmeans_dask.execution import Runner, phase, shown
+from hkmeans_dask.execution import Runner, shown
+from hkmeans_dask.fitting import Job, run_stages, workspaces
 from hkmeans_dask.hierarchy import Hierarchy
 from hkmeans_dask.minibatch import Schedule
 from hkmeans_dask.persistence import ZarrPersistence
-from hkmeans_dask.stages.coarse import train_coarse
-from hkmeans_dask.stages.fine import train_fine
-from hkmeans_dask.stages.label import label_features
-from hkmeans_dask.stages.partition import partition
-from hkmeans_dask.stages.sample import keep_training_rows
+from hkmeans_dask.stages.label import as_array
 
 if TYPE_CHECKING:
+    import os
+
     from hkmeans_dask.inputs import Features
     from hkmeans_dask.kernels import Array
     from hkmeans_dask.stages.label import Labels
@@ -93,12 +91,19 @@ class HierarchicalKMeans(
         Each share is at least one and at most the big cluster's distinct rows.
     max_features_per_cluster : int or None, default=256
         Features kept for training per small cluster, at most; None keeps all.
+    work_dir : path-like or None, default=None
+        Folder for intermediate results that all workers see. Given, it is durable: the
+        same fit, interrupted, goes on where it stopped and gives the same bits. By
+        default they are in memory, or where that is too small in dask's temporary
+        directory until the fit ends.
 
     Attributes
     ----------
     labels_ : ndarray or dask array of shape (n_features,), int32
         The cluster of each feature; every value of ``range(n_clusters_)`` is used.
-        For lazy X a dask array that is already computed: it outlives the cluster.
+        For lazy X a dask array that is already computed: it outlives the cluster. More
+        than 4 million labels are in files, of `work_dir` or of a temporary folder that
+        lives as long as the array.
     sizes_ : ndarray of shape (n_clusters_,), int64
         Features in each cluster.
     cluster_centers_ : ndarray of shape (n_clusters_, n_samples)
@@ -156,6 +161,7 @@ class HierarchicalKMeans(
         feature_axis: int = 0,
         allocation: str = "size",
         max_features_per_cluster: int | None = 256,
+        work_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         self.n_clusters = n_clusters
         self.init = init
@@ -168,6 +174,7 @@ class HierarchicalKMeans(
         self.feature_axis = feature_axis
         self.allocation = allocation
         self.max_features_per_cluster = max_features_per_cluster
+        self.work_dir = work_dir
 
     def fit(self, X: Any, y: None = None) -> Self:
         """Find the clusters; computes, in two passes over X.
@@ -193,27 +200,25 @@ class HierarchicalKMeans(
         features = self._take(X, reset=True)
         n_clusters = inputs.at_most_features(self.n_clusters, self.n_features_in_)
         init = inputs.check_init(self.init, self.n_clusters, features.blocks.shape[1])
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        schedule = self._schedule()
+        most = self.max_features_per_cluster
+        n_rows = min(self.n_features_in_, (most or self.n_features_in_) * n_clusters)
         runner = Runner.find(features.blocks, in_memory=features.in_memory)
-        seconds: dict[str, float] = {}
-        with shown(self.verbose):
-            with phase("sample", seconds):
-                n_rows = self._training_rows(n_clusters)
-                training = keep_training_rows(features, n_rows, seed, runner)
-            with phase("coarse", seconds):
-                n_big = int(np.sqrt(n_clusters))
-                coarse = train_coarse(training, n_big, schedule, seed, init, runner)
-            with phase("partition", seconds):
-                parts = partition(training, coarse, n_clusters, init, runner)
-            with phase("fine", seconds):
-                hierarchy, held = train_fine(parts, schedule, seed, init, runner)
-            with phase("label", seconds):
-                labelled = label_features(features, hierarchy, held, runner)
-        self._set_fitted(features, hierarchy, labelled, n_clusters)
-        self._seconds = seconds
+        job = Job(features, n_clusters, n_rows, self._schedule(), init, runner)
         described = inputs.describe(X, features, self.feature_axis)
-        self._origin = {"seed": seed, "input": described}
+        parameters = self.get_params(deep=False)
+        seconds: dict[str, float] = {}
+        with shown(self.verbose), workspaces(job, X, parameters, described) as places:
+            hierarchy, labels = run_stages(job, places, seconds)
+            self._set_fitted(features, hierarchy, labels, places.owner)
+        self._seconds = seconds
+        self._origin = {"seed": places.seed, "input": described}
+        if self.n_clusters_ < n_clusters:
+            warnings.warn(
+                f"Number of distinct clusters ({self.n_clusters_}) found smaller than "
+                f"n_clusters ({n_clusters}). Possibly due to duplicate points in X.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
         return self
 
     def transform(self, X: Any) -> Any:
@@ -353,32 +358,20 @@ class HierarchicalKMeans(
         method = self.init if isinstance(self.init, str) else "k-means++"
         return Schedule(method, self.batch_size, self.n_init, self.max_no_improvement)
 
-    def _training_rows(self, n_clusters: int) -> int:
-        most = self.max_features_per_cluster
-        return self.n_features_in_ if most is None else most * n_clusters
-
     def _set_fitted(
-        self, features: Features, hierarchy: Hierarchy, found: Labels, n_clusters: int
+        self, features: Features, hierarchy: Hierarchy, found: Labels, owner: object
     ) -> None:
         """Drop the clusters that no feature chose, and set the attributes."""
         used = found.sizes > 0
         hierarchy = hierarchy.keep(used)
-        labels = (np.cumsum(used) - 1).astype(np.int32)[found.labels]
-        lazy = da.from_array(labels, chunks=(features.blocks.chunks[0],))
-        self.labels_: Any = labels if features.in_memory else lazy
+        numbers = (np.cumsum(used) - 1).astype(np.int32)
+        self.labels_ = as_array(found, numbers, features, owner)
         self.sizes_ = found.sizes[used]
         self.offset_, self.coarse_centers_ = hierarchy.offset, hierarchy.coarse
         self.cluster_centers_, self.parents_ = hierarchy.fine, hierarchy.parents
         self.inertia_ = found.inertia
         self.n_clusters_ = self._n_features_out = len(self.sizes_)
         self.n_passes_ = 2
-        if self.n_clusters_ < n_clusters:
-            warnings.warn(
-                f"Number of distinct clusters ({self.n_clusters_}) found smaller than "
-                f"n_clusters ({n_clusters}). Possibly due to duplicate points in X.",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
 
     def _hierarchy(self) -> Hierarchy:
         return Hierarchy(

@@ -119,12 +119,21 @@ class Runner:
             results = dask.base.compute(*collections, scheduler=self.get, **options)
         return tuple(results)
 
-    def persist(self, *collections: Any) -> tuple[Any, ...]:
-        """Compute, and leave the results where they are."""
+    def hold(self, tasks: list[Any], *, handles: bool) -> list[Any]:
+        """Compute, and leave the results where they are; handles of files come here.
+
+        A handle that a dead worker held would be computed again, with all behind it.
+        """
+        if handles:
+            return list(self.compute(*tasks))
         if self.client:
-            return tuple(self.client.persist(list(collections), retries=RETRIES))
+            from distributed import wait
+
+            held = self.client.persist(tasks, retries=RETRIES)
+            wait(held)  # or what these need could be released before they are known
+            return list(held)
         with self._threads():
-            return tuple(dask.base.persist(*collections, scheduler=self.get))
+            return list(dask.base.persist(*tasks, scheduler=self.get))
 
     @contextmanager
     def _threads(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ from hkmeans_dask import kernels
 
 if TYPE_CHECKING:
     from hkmeans_dask.kernels import Array, Index
+    from hkmeans_dask.workspace import Arrays
 
 
 class Hierarchy(NamedTuple):
@@ -36,6 +37,11 @@ class Hierarchy(NamedTuple):
 
     parents: Index
     """(n_clusters,), the big cluster of each small one, ascending."""
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> Hierarchy:
+        """Take the fields from a mapping by name."""
+        return cls(*(arrays[name] for name in cls._fields))
 
     def label(self, points: Array) -> Index:
         """Label each point with its small cluster.

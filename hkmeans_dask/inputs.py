@@ -6,6 +6,7 @@ hold whole features. What can be refused before data is read is refused here.
 
 from __future__ import annotations
 
+import os
 import sys
 import uuid
 import warnings
@@ -145,12 +146,35 @@ def describe(X: Any, features: Features, feature_axis: int) -> dict[str, Any]:
     """Shape, dtype and fingerprint of X as given; memory has no fingerprint."""
     fingerprint = None
     if is_zarr(X):
-        fingerprint = tokenize(str(X.store_path), X.metadata.to_dict())
+        from hkmeans_dask import store
+
+        fingerprint = store.fingerprint(X)
     elif is_lazy(X):
         fingerprint = tokenize(X)
     blocks = features.blocks
     shape = blocks.shape if feature_axis == 0 else blocks.shape[::-1]
     return {"shape": shape, "dtype": str(blocks.dtype), "fingerprint": fingerprint}
+
+
+def identify(
+    X: Any, features: Features, parameters: dict[str, Any], seed: int
+) -> dict[str, Any]:
+    """Tell what makes a fit the same fit: parameters that matter, chunks, values.
+
+    Parameters
+    ----------
+    X : as given
+    features : Features
+    parameters : dict
+        Of the estimator.
+    seed : int
+        Stands for a `random_state` that draws it; None stays None.
+    """
+    matter = {k: v for k, v in parameters.items() if k not in ("verbose", "work_dir")}
+    if isinstance(matter["random_state"], np.random.RandomState):
+        matter["random_state"] = seed
+    values = tokenize(X) if features.in_memory else None
+    return {"parameters": matter, "chunks": features.blocks.chunks, "values": values}
 
 
 def at_most_features(n_clusters: int, n_features: int) -> int:
@@ -187,6 +211,12 @@ def check_parameters(parameters: dict[str, Any]) -> None:
     if isinstance(seed, (int, np.integer)) and not 0 <= seed < 2**32:
         raise ValueError(
             f"random_state should be an integer from 0 to 2**32 - 1. {seed} was given."
+        )
+    place = parameters["work_dir"]
+    if place is not None and "://" in str(os.fspath(place)):
+        raise ValueError(
+            "work_dir should be a folder of a file system that all workers see. "
+            f"{place!r} was given."
         )
     if isinstance(parameters["init"], str):
         _check_option("init", parameters["init"], INITS, " or an array")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+import os
+from typing import Any, Self
 
 import dask.array as da
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
-
-if TYPE_CHECKING:
-    import os
 
 ARRAYS = (
     "labels",
@@ -46,8 +44,10 @@ class ZarrPersistence:
 
         check_is_fitted(self)
         model: Any = self
-        arrays = {name: np.asarray(getattr(model, f"{name}_")) for name in ARRAYS}
+        arrays = {name: getattr(model, f"{name}_") for name in ARRAYS}
         parameters = model.get_params(deep=False)
+        if model.work_dir is not None:
+            parameters["work_dir"] = os.fspath(model.work_dir)
         if not isinstance(model.init, str):
             arrays["init"] = np.asarray(model.init)
             parameters["init"] = None

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from dask.delayed import Delayed
+    from hkmeans_dask.kernels import Array, Index
 
-    from hkmeans_dask.kernels import Array, Bad, Index
-
-
-class Training(NamedTuple):
-    """The features kept for training."""
-
-    rows: Array
-    """(n_rows, n_samples), in feature order; all of X where that is in this process."""
-
-    order: Index
-    """(n_training_rows,), numbers of the training rows, in rank order."""
-
-    bad: Bad | None
+Parts = list[Any]
+"""Training rows, part by part: `workspace.Rows` or `StoredRows`, or Delayed of them."""
 
 
 class Coarse(NamedTuple):
@@ -38,11 +27,18 @@ class Coarse(NamedTuple):
 class Partitions(NamedTuple):
     """The training rows by big cluster."""
 
-    rows: list[Delayed]
-    """Per big cluster its rows minus its center, ndarray (n_rows, n_samples)."""
+    rows: list[Any]
+    """Per big cluster its rows minus its center, Delayed of (n_rows, n_samples)."""
 
     shares: Index
     """(n_big_clusters,), the small clusters of each big one."""
 
     coarse: Coarse
     """The big clusters that have training rows; the others are gone."""
+
+    total: Array
+    """Checksum of all training rows, uint64."""
+
+    source: Parts
+    """What `rows` are gathered from: a cluster forgets what no client refers to, and a
+    Delayed does not refer to what is nested in its arguments."""

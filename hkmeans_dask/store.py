@@ -28,10 +28,11 @@ import dask.array as da
 import numpy as np
 import zarr
 import zarr.errors
+from dask.base import tokenize
 from fsspec.core import url_to_fs
 from zarr.codecs import BloscCodec
 from zarr.core.sync import sync
-from zarr.storage import LocalStore
+from zarr.storage import FsspecStore, LocalStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -98,6 +99,36 @@ def _some_chunk(array: Any) -> str | None:
         return None
 
     return sync(first())
+
+
+def fingerprint(array: Any) -> str:
+    """Tell a Zarr array from any other, and from itself after a write.
+
+    From its metadata and each chunk's key, size and time of change (or ETag), where
+    the store tells them: nothing is read.
+    """
+    chunks: list[Any] = []
+    store, base = array.store, array.path
+    if isinstance(store, LocalStore):
+        for folder, _, names in os.walk(store.root / base):
+            for name in names:
+                status = os.stat(os.path.join(folder, name))
+                key = os.path.relpath(os.path.join(folder, name), store.root)
+                chunks.append((key, status.st_size, status.st_mtime_ns))
+    elif isinstance(store, FsspecStore):
+        place = f"{store.path}/{base}".rstrip("/")
+        for key, known in sync(_details(store, place)).items():
+            changed = [known.get(n) for n in ("ETag", "etag", "mtime", "LastModified")]
+            chunks.append((key, known.get("size"), *map(str, changed)))
+    found: str = tokenize(
+        str(array.store_path), array.metadata.to_dict(), sorted(chunks, key=str)
+    )
+    return found
+
+
+async def _details(store: FsspecStore, place: str) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = await store.fs._find(place, detail=True)
+    return found
 
 
 def as_dask(array: Any, chunks: tuple[int, ...]) -> da.Array:
@@ -350,25 +381,31 @@ def complete(node: Any) -> None:
 
 def save(
     url: str | os.PathLike[str],
-    arrays: dict[str, np.ndarray[Any, Any]],
+    arrays: dict[str, np.ndarray[Any, Any] | da.Array],
     attributes: dict[str, Any],
     *,
     overwrite: bool,
 ) -> None:
-    """Write a model: arrays in chunks of whole rows, attributes, then the status."""
+    """Write a model: arrays chunk by chunk, attributes, then the status."""
     with writing(url, overwrite=overwrite) as place:
         group = zarr.create_group(
             place, attributes={"status": "writing"}, overwrite=True, zarr_format=3
         )
         for name, values in arrays.items():
-            row_bytes = max(1, values.nbytes // max(1, len(values)))
+            row_bytes = max(1, values.dtype.itemsize * math.prod(values.shape[1:]))
             rows = max(1, min(len(values), CHUNK_BYTES // row_bytes))
-            group.create_array(
+            target = group.create_array(
                 name,
-                data=values,
+                shape=values.shape,
+                dtype=values.dtype,
                 chunks=(rows, *values.shape[1:]),
                 config={"write_empty_chunks": True},
             )
+            for start in range(0, len(values), rows):
+                part = values[start : start + rows]
+                if isinstance(part, da.Array):
+                    part = part.compute(scheduler="threads")
+                target[start : start + rows] = part
         record = {"hkmeans_dask": version("hkmeans_dask"), **attributes}
         group.attrs.update(json.loads(json.dumps(record, default=_plain)))
         complete(group)

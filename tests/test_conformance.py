@@ -134,6 +134,7 @@ def test_clone_get_params_set_params():
         "feature_axis": 1,
         "allocation": "size",
         "max_features_per_cluster": None,
+        "work_dir": "work",
     }
     model = HierarchicalKMeans(**given)
     found = model.get_params()

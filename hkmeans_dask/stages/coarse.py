@@ -19,13 +19,13 @@ from hkmeans_dask import kernels
 from hkmeans_dask.execution import one_blas_thread, task
 from hkmeans_dask.minibatch import Schedule, train
 from hkmeans_dask.records import Coarse
+from hkmeans_dask.workspace import gather
 
 if TYPE_CHECKING:
-    from dask.delayed import Delayed
-
     from hkmeans_dask.execution import Runner
     from hkmeans_dask.kernels import Array
-    from hkmeans_dask.records import Training
+    from hkmeans_dask.records import Parts
+    from hkmeans_dask.workspace import Arrays, InMemory, OnDisk, Rows, StoredRows
 
 ROWS_PER_CLUSTER = 2000
 """Training rows per big cluster."""
@@ -37,51 +37,58 @@ OFFSET_ROWS = 2048
 
 
 def train_coarse(
-    training: Delayed,
+    parts: Parts,
     n_big: int,
     schedule: Schedule,
     seed: int,
     init: Array | None,
+    workspace: InMemory | OnDisk,
     runner: Runner,
 ) -> Coarse:
     """Find the big clusters.
 
     Parameters
     ----------
-    training : Delayed of Training
+    parts : list of training rows
     n_big : int
     schedule : Schedule
     seed : int
     init : ndarray of shape (n_clusters, n_samples), optional
         Initial small-cluster centers: the big clusters then come from clustering them.
+    workspace : InMemory or OnDisk
     runner : Runner
 
     Returns
     -------
     coarse : Coarse
     """
-    trained = task("coarse", _train, training, n_big, schedule, seed, init)
-    (coarse,) = runner.compute(trained)
-    found: Coarse = coarse
-    return found
+    found = workspace.find("coarse")
+    if found is None:
+        trained = task("coarse", _train, parts, n_big, schedule, seed, init, workspace)
+        (found,) = runner.compute(trained)
+    return Coarse(found["offset"], found["centers"], float(found["spread"]))
 
 
 @one_blas_thread
 def _train(
-    training: Training, n_big: int, schedule: Schedule, seed: int, init: Array | None
-) -> Coarse:
-    rows, order, _ = training
-    first = rows[order[:OFFSET_ROWS]]
-    offset = first.mean(axis=0, dtype=np.float64).astype(rows.dtype)
-    if init is not None:
-        points = init.astype(rows.dtype)
-    else:
-        row_bytes = rows.itemsize * rows.shape[1]
-        n_rows = min(ROWS_PER_CLUSTER * n_big, max(n_big, MAX_BYTES // row_bytes))
-        points = rows[order[:n_rows]]
+    parts: list[Rows | StoredRows],
+    n_big: int,
+    schedule: Schedule,
+    seed: int,
+    init: Array | None,
+    workspace: InMemory | OnDisk,
+) -> Arrays:
+    n_rows = OFFSET_ROWS if init is not None else ROWS_PER_CLUSTER * n_big
+    fitting = max(MAX_BYTES, n_big * parts[0].like.itemsize * parts[0].like.shape[1])
+    points = gather(parts, 0, max(OFFSET_ROWS, n_rows), fitting)
+    first = points[:OFFSET_ROWS]
+    offset = first.mean(axis=0, dtype=np.float64).astype(points.dtype)
+    points = points[:n_rows] if init is None else init.astype(points.dtype)
     points -= offset
     rng = np.random.default_rng([seed, 0])
     centers = train(points, n_big, schedule, rng)
     labels = kernels.assign(points, centers)
     spread = kernels.inertia(points, centers, labels) / len(points)
-    return Coarse(offset, centers + offset, spread)
+    return workspace.save(
+        "coarse", offset=offset, centers=centers + offset, spread=np.array(spread)
+    )

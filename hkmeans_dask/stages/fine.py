@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,11 +11,10 @@ from hkmeans_dask.hierarchy import Hierarchy, label_coarse
 from hkmeans_dask.minibatch import Schedule, train
 
 if TYPE_CHECKING:
-    from dask.delayed import Delayed
-
     from hkmeans_dask.execution import Runner
     from hkmeans_dask.kernels import Array
     from hkmeans_dask.records import Coarse, Partitions
+    from hkmeans_dask.workspace import Arrays, InMemory, OnDisk
 
 
 SPREAD_LEFT = 0.5
@@ -32,8 +31,9 @@ def train_fine(
     schedule: Schedule,
     seed: int,
     init: Array | None,
+    workspace: InMemory | OnDisk,
     runner: Runner,
-) -> tuple[Hierarchy, Delayed]:
+) -> Any:
     """Find the small clusters of every big cluster.
 
     Parameters
@@ -43,37 +43,28 @@ def train_fine(
     seed : int
     init : ndarray of shape (n_clusters, n_samples), optional
         Initial centers; each starts in the big cluster nearest to it.
+    workspace : InMemory or OnDisk
     runner : Runner
 
     Returns
     -------
-    hierarchy : Hierarchy
-        Here.
-    held : Delayed of Hierarchy
-        The same where the scheduler keeps it: a computed key, which a cluster can
-        compute again when a worker dies.
+    model : Delayed of mapping, or Record
+        The fields of `Hierarchy` by name, where the scheduler keeps them: a computed
+        key, which a cluster can compute again when a worker dies, or a file.
     """
-    rows, shares, coarse = partitions
+    rows, shares, coarse, total, _ = partitions
     seeds = _seeds(init, coarse) if init is not None else [None] * len(shares)
-    fine = [
-        task(
-            "fine",
-            _train,
-            part,
-            int(share),
-            schedule,
-            [seed, 1, big],
-            origin,
-            coarse.spread,
-            given,
-        )
-        for big, (part, share, origin, given) in enumerate(
-            zip(rows, shares, coarse.centers, seeds, strict=True)
-        )
-    ]
-    (held,) = runner.persist(task("assemble", _assemble, coarse, shares, fine))
-    (hierarchy,) = runner.compute(held)
-    return hierarchy, held
+    yardstick = SPREAD_LEFT * coarse.spread
+    fine = []
+    for big, (part, share, origin, given) in enumerate(
+        zip(rows, shares, coarse.centers, seeds, strict=True)
+    ):
+        start = (schedule, [seed, 1, big], origin, yardstick, given)
+        where = (workspace, f"fine-{big}")
+        found = workspace.find(f"fine-{big}")
+        fine.append(found or task("fine", _train, part, int(share), *start, *where))
+    model = task("assemble", _assemble, coarse, shares, fine, total, workspace)
+    return runner.hold([model], handles=workspace.on_disk)[0]
 
 
 @one_blas_thread
@@ -83,13 +74,15 @@ def _train(
     schedule: Schedule,
     entropy: list[int],
     origin: Array,
-    spread: float,
+    yardstick: float,
     given: Array | None,
-) -> Array:
+    workspace: InMemory | OnDisk,
+    name: str,
+) -> Arrays:
     rng = np.random.default_rng(entropy)
     seeds = None if given is None else given - origin
-    yardstick = SPREAD_LEFT * spread
-    return train(points, n_clusters, schedule, rng, seeds, yardstick) + origin
+    centers = train(points, n_clusters, schedule, rng, seeds, yardstick) + origin
+    return workspace.save(name, centers=centers)
 
 
 @one_blas_thread
@@ -101,6 +94,14 @@ def _seeds(init: Array, coarse: Coarse) -> list[Array | None]:
     return [group if len(group) else None for group in groups]
 
 
-def _assemble(coarse: Coarse, shares: Array, fine: list[Array]) -> Hierarchy:
+def _assemble(
+    coarse: Coarse,
+    shares: Array,
+    fine: list[Arrays],
+    total: Array,
+    workspace: InMemory | OnDisk,
+) -> Arrays:
     parents = np.repeat(np.arange(len(shares)), shares)
-    return Hierarchy(coarse.offset, coarse.centers, np.concatenate(fine), parents)
+    centers = np.concatenate([found["centers"] for found in fine])
+    found = Hierarchy(coarse.offset, coarse.centers, centers, parents)
+    return workspace.save("model", total=total, **found._asdict())

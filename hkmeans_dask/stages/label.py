@@ -1,27 +1,39 @@
-"""Stage 5, the last read of X: label every feature, block by block."""
+"""Stage 5, the last read of X: label every feature, block by block.
+
+Labels of neighbouring blocks are kept together, a mebibyte or more, by one task: one
+writer per file. What a fit needs of them are counts per cluster and the inertia.
+"""
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import dask.array as da
 import numpy as np
 
-from hkmeans_dask import kernels
-from hkmeans_dask.execution import Runner, map_blocks
+from hkmeans_dask import kernels, ranks
+from hkmeans_dask.execution import Runner, map_blocks, task
+from hkmeans_dask.hierarchy import Hierarchy
+from hkmeans_dask.workspace import Record, StoredLabels
 
 if TYPE_CHECKING:
-    from dask.delayed import Delayed
-
-    from hkmeans_dask.hierarchy import Hierarchy
     from hkmeans_dask.inputs import Features
     from hkmeans_dask.kernels import Array, Index
+    from hkmeans_dask.workspace import Arrays, InMemory, OnDisk
+
+LABELS_TOGETHER = 2**18
+"""Labels that are kept together, at least."""
 
 
 class Labels(NamedTuple):
     """The labels of all features, and what they cost."""
 
-    labels: Array
-    """(n_features,), int32."""
+    groups: list[Arrays]
+    """The labels of neighbouring blocks, int32, in feature order, as ``"labels"``."""
+
+    bounds: Index
+    """(n_groups + 1,), where the groups begin and end."""
 
     sizes: Index
     """(n_clusters,), int64; zero where no feature chose a cluster."""
@@ -29,36 +41,132 @@ class Labels(NamedTuple):
     inertia: float
     """Sum of squared distances to the centers, added in feature order."""
 
+    total: int
+    """Checksum of the training rows as read now; 0 if X is in this process."""
+
+
+class Block(NamedTuple):
+    """What a block gave."""
+
+    labels: Array
+    inertia: float
+    total: int
+
 
 def label_features(
-    features: Features, hierarchy: Hierarchy, held: Delayed, runner: Runner
+    features: Features,
+    n_rows: int,
+    seed: int,
+    model: Any,
+    workspace: InMemory | OnDisk,
+    runner: Runner,
 ) -> Labels:
     """Read X once more and label it.
 
     Parameters
     ----------
     features : Features
-    hierarchy : Hierarchy
-    held : Delayed of Hierarchy
-        The same, where the scheduler keeps it.
+    n_rows : int
+        Training rows: their checksum tells whether X is still the same.
+    seed : int
+    model : Delayed of mapping, or Record
+        From `train_fine`.
+    workspace : InMemory or OnDisk
     runner : Runner
 
     Returns
     -------
     labels : Labels
-        Here: 4 bytes a feature.
+        4 bytes a feature here, unless the workspace is on disk.
     """
-    tasks = map_blocks("label", _label, features.blocks, features.dtype, held)
-    parts = runner.compute(*[row[0] for row in tasks])
-    labels = np.concatenate([part for part, _ in parts])
-    sizes = np.bincount(labels, minlength=len(hierarchy.fine))
-    return Labels(labels, sizes, float(sum(inertia for _, inertia in parts)))
+    chunks = features.blocks.chunks[0]
+    limit = None
+    if features.in_place is None:
+        limit = ranks.key_limit(seed, sum(chunks), n_rows)
+    options = (features.dtype, model, seed, limit)
+    labelled = [
+        row[0] for row in map_blocks("label", _label, features.blocks, *options)
+    ]
+    groups = []
+    bounds, cuts = _groups(chunks)
+    for number, (first, last) in enumerate(itertools.pairwise(cuts)):
+        name = f"labels-{number}"
+        join = task("labels", _join, labelled[first:last], model, workspace, name)
+        groups.append(workspace.find(name, verify=True) or join)
+    done = list(runner.compute(*groups))
+    sizes: Index = np.sum([group["sizes"] for group in done], axis=0)
+    inertia = float(sum(part for group in done for part in group["inertia"].tolist()))
+    total = sum(int(group["total"]) for group in done) % 2**64
+    return Labels(done, bounds, sizes, inertia, total)
+
+
+def as_array(found: Labels, numbers: Array, features: Features, owner: object) -> Any:
+    """Labels of an X in this process as an ndarray, else as a dask array.
+
+    Parameters
+    ----------
+    found : Labels
+    numbers : ndarray of shape (n_clusters,), int32
+        The number of each cluster in the model.
+    features : Features
+    owner : object
+        To be kept as long as labels in files.
+    """
+    labels: Any
+    if features.in_memory or not isinstance(found.groups[0], Record):
+        chunks = features.blocks.chunks[0]
+        labels = numbers[np.concatenate([group["labels"] for group in found.groups])]
+    else:
+        chunks = tuple(np.diff(found.bounds).tolist())
+        labels = StoredLabels(found.groups, found.bounds, numbers, owner)
+    if not features.in_memory:
+        meta = np.empty(0, np.int32)
+        labels = da.from_array(labels, (chunks,), name=False, asarray=False, meta=meta)
+    return labels
+
+
+def _groups(chunks: tuple[int, ...]) -> tuple[Index, list[int]]:
+    """Group blocks: the features and the numbers of the blocks at which groups end."""
+    edges = np.cumsum((0, *chunks))
+    cuts = [0]
+    for block in range(1, len(edges)):
+        if edges[block] - edges[cuts[-1]] >= LABELS_TOGETHER:
+            cuts.append(block)
+    if cuts[-1] < len(chunks):
+        cuts.append(len(chunks))
+    return edges[cuts], cuts
 
 
 def _label(
-    block: Any, _start: int, dtype: np.dtype[Any], hierarchy: Hierarchy
-) -> tuple[Array, float]:
+    block: Any,
+    start: int,
+    dtype: np.dtype[Any],
+    model: Arrays,
+    seed: int,
+    limit: int | None,
+) -> Block:
+    hierarchy = Hierarchy.of(model)
     points = np.ascontiguousarray(block, dtype)
     labels = hierarchy.label(points)
     inertia = kernels.inertia(points, hierarchy.fine, labels)
-    return labels.astype(np.int32), inertia
+    total = 0
+    if limit is not None:
+        kept, keys = ranks.kept(seed, limit, start, start + len(points))
+        total = ranks.checksum(points[kept - start], keys)
+    return Block(labels.astype(np.int32), inertia, total)
+
+
+def _join(
+    blocks: list[Block],
+    model: Arrays,
+    workspace: InMemory | OnDisk,
+    name: str,
+) -> Arrays:
+    labels = np.concatenate([block.labels for block in blocks])
+    return workspace.save(
+        name,
+        labels=labels,
+        sizes=np.bincount(labels, minlength=len(model["fine"])),
+        inertia=np.array([block.inertia for block in blocks]),
+        total=np.array(sum(block.total for block in blocks) % 2**64, np.uint64),
+    )

@@ -1,8 +1,10 @@
 """Stage 3: regroup the training rows by big cluster, and share out the small ones.
 
-A partition is a list of row numbers, in rank order, of one big cluster. Its rows are
-gathered only by the tasks that need them, one partition at a time; on a cluster these
-tasks run where the training rows are and send away no more than one partition.
+Each part of the training rows is sorted by big cluster on its own: in memory that is a
+list of row numbers, on disk one more file. The rows of one big cluster, its
+*partition*, are gathered from all parts only by the tasks that need them, in rank
+order; on a cluster these tasks run where the training rows are and send away no more
+than one partition.
 """
 
 from __future__ import annotations
@@ -17,12 +19,12 @@ from hkmeans_dask.allocation import allocate
 from hkmeans_dask.execution import Runner, one_blas_thread, task
 from hkmeans_dask.hierarchy import label_coarse
 from hkmeans_dask.records import Partitions
+from hkmeans_dask.workspace import Rows, StoredRows, gather
 
 if TYPE_CHECKING:
-    from dask.delayed import Delayed
-
     from hkmeans_dask.kernels import Array, Index
-    from hkmeans_dask.records import Coarse, Training
+    from hkmeans_dask.records import Coarse, Parts
+    from hkmeans_dask.workspace import Arrays, InMemory, OnDisk
 
 logger = logging.getLogger(__name__)
 
@@ -31,85 +33,125 @@ MAX_BYTES = 256 * 2**20
 
 
 def partition(
-    training: Delayed,
+    parts: Parts,
     coarse: Coarse,
     n_clusters: int,
     init: Array | None,
+    workspace: InMemory | OnDisk,
     runner: Runner,
 ) -> Partitions:
     """Regroup the training rows and decide the share of each big cluster.
 
     Parameters
     ----------
-    training : Delayed of Training
+    parts : list of training rows
     coarse : Coarse
     n_clusters : int
     init : ndarray of shape (n_clusters, n_samples), optional
         Initial centers: shares then follow their numbers instead of the rows'.
+    workspace : InMemory or OnDisk
     runner : Runner
 
     Returns
     -------
     partitions : Partitions
     """
-    (split,) = runner.persist(task("partition", _split, training, coarse))
-    (sizes,) = runner.compute(task("sizes", _sizes, split))
-    kept = np.flatnonzero(sizes)
+    split = _split_all(parts, coarse, workspace, runner)
+    shared = workspace.find("shares")
+    if shared is None:
+        shared = _share(split, coarse, n_clusters, init, workspace, runner)
+    kept, shares = shared["kept"], shared["shares"]
     coarse = coarse._replace(centers=coarse.centers[kept])
-    bigs = list(zip(kept.tolist(), coarse.centers, strict=True))
-    rows = [task("gather", _gather, training, split, *big) for big in bigs]
+    bigs = zip(kept.tolist(), coarse.centers, strict=True)
+    rows = [task("gather", _gather, split, *big) for big in bigs]
+    return Partitions(rows, shares, coarse, shared["total"], split)
+
+
+def _split_all(
+    parts: Parts, coarse: Coarse, workspace: InMemory | OnDisk, runner: Runner
+) -> Parts:
+    """Sort every part by big cluster, unless that is done."""
+    split = []
+    for number, part in enumerate(parts):
+        name = f"partition-{number}"
+        found = workspace.find_rows(name)
+        split.append(found or task("partition", _split, part, coarse, workspace, name))
+    return runner.hold(split, handles=workspace.on_disk)
+
+
+def _share(
+    split: Parts,
+    coarse: Coarse,
+    n_clusters: int,
+    init: Array | None,
+    workspace: InMemory | OnDisk,
+    runner: Runner,
+) -> Arrays:
+    """Decide how many small clusters each big one gets."""
+    sizes, total = runner.compute(
+        task("sizes", _sizes, split), task("total", _total, split)
+    )
+    kept = np.flatnonzero(sizes)
+    bigs = zip(kept.tolist(), coarse.centers[kept], strict=True)
     most = n_clusters - len(kept) + 1
-    distinct = [
-        task("distinct", _count_distinct, training, split, *big, most) for big in bigs
-    ]
+    distinct = [task("distinct", _count_distinct, split, *big, most) for big in bigs]
     capacities = np.array(runner.compute(*distinct))
-    weights = sizes[kept] if init is None else _given(init, coarse)
+    weights = sizes[kept] if init is None else _given(init, coarse, kept)
     shares = allocate(weights, capacities, n_clusters)
     logger.debug(
         "%d big clusters of %d to %d training rows, %d to %d small clusters each",
         *(len(kept), sizes[kept].min(), sizes[kept].max(), shares.min(), shares.max()),
     )
-    return Partitions(rows, shares, coarse)
+    return workspace.save("shares", kept=kept, shares=shares, total=total)
 
 
 @one_blas_thread
-def _split(training: Training, coarse: Coarse) -> list[Index]:
-    """Row numbers of each big cluster, in rank order."""
-    rows, order, _ = training
-    wanted = np.sort(order)
-    labels = label_coarse(rows, coarse.centers, coarse.offset, rows=wanted)
-    by_rank = labels[np.searchsorted(wanted, order)]
-    positions, starts = kernels.group_by_label(by_rank, len(coarse.centers))
-    return np.split(order[positions], starts[1:-1])
+def _split(
+    part: Rows | StoredRows, coarse: Coarse, workspace: InMemory | OnDisk, name: str
+) -> Rows | StoredRows:
+    """Sort the rows of a part by big cluster, each in rank order."""
+    array, order, keys, _, total = part.load()
+    labels = label_coarse(array, coarse.centers, coarse.offset, rows=order)
+    by_group = np.lexsort((keys, labels))
+    sizes = np.bincount(labels, minlength=len(coarse.centers))
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    rows = Rows(array, order[by_group], keys[by_group], starts, total)
+    return workspace.save_rows(name, rows)
 
 
-def _sizes(split: list[Index]) -> Index:
-    return np.array([len(rows) for rows in split])
+def _sizes(split: list[Rows | StoredRows]) -> Index:
+    sizes: Index = np.sum([np.diff(part.starts) for part in split], axis=0)
+    return sizes
 
 
-def _gather(training: Training, split: list[Index], big: int, center: Array) -> Array:
+def _total(split: list[Rows | StoredRows]) -> Array:
+    return np.array(sum(part.total for part in split) % 2**64, np.uint64)
+
+
+def _gather(
+    split: list[Rows | StoredRows], big: int, center: Array, most: int | None = None
+) -> Array:
     """Rows of one big cluster as seen from its center."""
-    row_bytes = training.rows.itemsize * training.rows.shape[1]
-    most = max(1, MAX_BYTES // row_bytes)
-    gathered: Array = training.rows[split[big][:most]]
+    gathered = gather(split, big, most, MAX_BYTES)
     gathered -= center
     return gathered
 
 
 def _count_distinct(
-    training: Training, split: list[Index], big: int, center: Array, most: int
+    split: list[Rows | StoredRows], big: int, center: Array, most: int
 ) -> int:
     """Count distinct rows of one big cluster up to `most`, on the first rows if so."""
-    first = [split[big][: 2 * most]]
-    distinct = kernels.count_distinct(_gather(training, first, 0, center))
-    if distinct < most and len(split[big]) > len(first[0]):
-        distinct = kernels.count_distinct(_gather(training, split, big, center))
+    first = _gather(split, big, center, 2 * most)
+    distinct = kernels.count_distinct(first)
+    if distinct < most and _sizes(split)[big] > len(first):
+        distinct = kernels.count_distinct(_gather(split, big, center))
     return min(distinct, most)
 
 
 @one_blas_thread
-def _given(init: Array, coarse: Coarse) -> Index:
+def _given(init: Array, coarse: Coarse, kept: Index) -> Index:
     """Count the given centers in each big cluster, one where there is none."""
-    points = np.ascontiguousarray(init, coarse.centers.dtype)
-    labels = label_coarse(points, coarse.centers, coarse.offset)
-    return np.maximum(np.bincount(labels, minlength=len(coarse.centers)), 1)
+    centers = coarse.centers[kept]
+    points = np.ascontiguousarray(init, centers.dtype)
+    labels = label_coarse(points, centers, coarse.offset)
+    return np.maximum(np.bincount(labels, minlength=len(centers)), 1)

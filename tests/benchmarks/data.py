@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import zarr
 from sklearn.datasets import load_sample_images
+from zarr.codecs import BloscCodec
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 N_SOURCES = 200
@@ -61,6 +65,44 @@ def fmri(side: int = 58, n_samples: int = 400, seed: int = 0) -> NDArray[np.floa
     X *= NOISE_SD
     X += maps @ courses
     return X
+
+
+def blobs_zarr(
+    path: Path, n_features: int = 8_000_000, n_samples: int = 128, n_blobs: int = 4000
+) -> Path:
+    """Write blobs to Zarr, blob after blob: features in order, as in space.
+
+    Parameters
+    ----------
+    path : Path
+        Left alone if something is there.
+    n_features, n_samples : int
+        4.1 GB of float32 by default.
+    n_blobs : int, default=4000
+
+    Returns
+    -------
+    path : Path
+    """
+    if path.exists():
+        return path
+    rows = max(1, 2**25 // (4 * n_samples))
+    array = zarr.create_array(
+        path.with_suffix(".partial"),
+        shape=(n_features, n_samples),
+        chunks=(rows, n_samples),
+        dtype="f4",
+        compressors=BloscCodec(cname="lz4", clevel=1, shuffle="shuffle"),
+    )
+    centers = np.random.default_rng(0).standard_normal((n_blobs, n_samples)) * 2
+    for start in range(0, n_features, rows):
+        stop = min(start + rows, n_features)
+        rng = np.random.default_rng([1, start])
+        block = rng.standard_normal((stop - start, n_samples), dtype=np.float32)
+        block += centers[np.arange(start, stop) * n_blobs // n_features]
+        array[start:stop] = block
+    path.with_suffix(".partial").rename(path)
+    return path
 
 
 def _bump(side: int, rng: np.random.Generator) -> NDArray[np.float32]:
