@@ -42,6 +42,9 @@ TILE = 1536
 PAD = 192
 """The height of every GEMM is a multiple of this."""
 
+PAD_COLUMNS = 4
+"""The width of every GEMM is a multiple of this: odd columns are slow."""
+
 WORTH_SHARING = 2**28
 """Multiplications of one call that pay for starting threads (some 5 ms)."""
 
@@ -173,30 +176,48 @@ def _assign_tiles(
     labels: Index,
 ) -> None:
     """Assign tile after tile into `labels`, with one buffer."""
-    n_points = len(labels)
     n_dims, dtype = points.shape[1], points.dtype
     if n_dims <= FEW_DIMS:
         dtype, centers = np.dtype(np.float64), centers.astype(np.float64)
-    transposed, bias = np.ascontiguousarray(centers.T), half_squared_norms(centers)
-    bias[_repeated(centers)] = np.inf
-    tallest = min(TILE, _padded(n_points))
+    transposed, bias = _columns(centers)
+    as_they_are = rows is None and origin is None and dtype == points.dtype
+    tallest = min(TILE, _padded(len(labels)))
     tile = np.zeros((tallest, n_dims), dtype)
-    scores = np.empty((tallest, len(centers)), dtype)
-    for part in _tiles(n_points, TILE):
-        used = tile[: part.stop - part.start]
-        height = _padded(len(used))
-        if rows is None:
-            used[:] = points[part]
-        elif dtype == points.dtype:
-            np.take(points, rows[part], axis=0, out=used, mode="clip")
+    scores = np.empty((tallest, len(bias)), dtype)
+    for part in _tiles(len(labels), TILE):
+        n_used = part.stop - part.start
+        height = _padded(n_used)
+        if as_they_are and height == n_used:
+            filled = points[part]
         else:
-            used[:] = points[rows[part]]
-        if origin is not None:
-            used -= origin
-        np.dot(tile[:height], transposed, out=scores[:height])
-        found = scores[: len(used)]
+            filled = tile[:height]
+            _fill(filled[:n_used], points, part if rows is None else rows[part])
+            if origin is not None:
+                filled[:n_used] -= origin
+        np.dot(filled, transposed, out=scores[:height])
+        found = scores[:n_used]
         found -= bias
         found.argmax(axis=1, out=labels[part])
+
+
+def _columns(centers: Array) -> tuple[Array, Array]:
+    """Centers as columns, and the bias of each; padded by columns that never win."""
+    n_clusters, n_dims = centers.shape
+    n_columns = -(-n_clusters // PAD_COLUMNS) * PAD_COLUMNS
+    columns = np.zeros((n_dims, n_columns), centers.dtype)
+    columns[:, :n_clusters] = centers.T
+    bias = np.full(n_columns, np.inf, centers.dtype)
+    bias[:n_clusters] = half_squared_norms(centers)
+    bias[:n_clusters][_repeated(centers)] = np.inf
+    return columns, bias
+
+
+def _fill(tile: Array, points: Array, wanted: slice | Index) -> None:
+    """Copy the wanted points into a tile, which may have another dtype."""
+    if isinstance(wanted, slice) or tile.dtype != points.dtype:
+        tile[:] = points[wanted]
+    else:
+        np.take(points, wanted, axis=0, out=tile, mode="clip")
 
 
 def _padded(height: int) -> int:
@@ -381,9 +402,10 @@ def _distances_among(points: Array, n_drawn: int) -> Callable[[Index], Array]:
     is faster than many small ones.
     """
     norms = np.einsum("ij,ij->i", points, points)
+    columns = np.ascontiguousarray(points.T)  # else every product copies them
 
     def squared(picked: Index) -> Array:
-        found: Array = np.dot(points[picked] * -2, points.T)
+        found: Array = np.dot(points[picked] * -2, columns)
         found += norms
         found += norms[picked, None]
         found[np.arange(len(picked)), picked] = 0

