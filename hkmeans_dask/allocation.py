@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     Index = NDArray[np.int64]
@@ -64,6 +66,40 @@ def allocate(weights: Index, capacities: Index, total: int) -> Index:
         shares[pinned] = 1 if pin_below else capacities[pinned]
         free[pinned] = False
     return shares
+
+
+def allocate_distinct(
+    weights: Index,
+    sizes: Index,
+    total: int,
+    count: Callable[[Index, Index], Index],
+) -> Index:
+    """Allocate shares that have as many distinct rows, counting as few as that needs.
+
+    A big cluster seldom has fewer distinct rows than its share, which a look at some of
+    its rows shows. Where it has, that is its capacity, and the surplus goes elsewhere.
+
+    Parameters
+    ----------
+    weights, sizes : ndarray of shape (n_shares,), int, all positive
+        Sizes are the rows, distinct or not.
+    total : int
+    count : callable
+        ``count(positions, most)``: the distinct rows at some positions, up to `most`.
+
+    Returns
+    -------
+    shares : ndarray of shape (n_shares,), int64
+    """
+    capacities, counted = sizes.astype(np.int64), np.zeros(len(sizes), np.int64)
+    while True:
+        shares = allocate(weights, capacities, total)
+        doubtful = np.flatnonzero(shares > counted)
+        counted[doubtful] = count(doubtful, shares[doubtful])
+        short = doubtful[counted[doubtful] < shares[doubtful]]
+        if not len(short):
+            return shares
+        capacities[short] = counted[short]
 
 
 def _largest_remainders(quotas: Index, unit: int, total: int) -> Index:

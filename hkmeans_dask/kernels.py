@@ -5,9 +5,10 @@ The nearest center of a point is found by one matrix product per *tile* of rows:
 
     points --tile--> (x - origin) --GEMM--> scores = x . c - |c|^2 / 2 --argmax--> label
 
-A tile has ``TILE`` rows and the last one is padded to a multiple of ``PAD``: BLAS
-rounds by the height of a product, so few fixed heights make the label of a row (almost)
-a function of the row and its place in the tile, not of how many rows came with it.
+A tile has ``TILE`` rows (fewer where they are long), the last one is padded to a
+multiple of ``PAD``: BLAS rounds by the height of a product, so few fixed heights make
+the label of a row (almost) a function of the row and its place in the tile, not of how
+many rows came with it.
 Tiles are tall because threads take turns to hold the interpreter between two calls:
 the fewer calls, the better two threads overlap.
 
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 TILE = 1536
 """Rows of one GEMM, at most."""
 
+TILE_BYTES = 16 * 2**20
+"""Bytes of a tile, at most, but for rows so long that not `PAD` of them fit."""
+
 PAD = 192
 """The height of every GEMM is a multiple of this."""
 
@@ -57,6 +61,9 @@ FEW_DIMS = 16
 SUM_TILE = 4096
 """Rows of one indicator product; only its float64 copy is held."""
 
+SUM_DIMS = 512
+"""Columns of one indicator product."""
+
 
 def _tiles(n_points: int, height: int) -> Iterator[slice]:
     """Cut ``range(n_points)`` into slices of `height`, the last one shorter."""
@@ -64,6 +71,12 @@ def _tiles(n_points: int, height: int) -> Iterator[slice]:
         slice(start, min(start + height, n_points))
         for start in range(0, n_points, height)
     )
+
+
+def tile_height(row_bytes: int) -> int:
+    """Rows of one tile: `TILE`, or what fits of long rows, but not below `PAD`."""
+    fitting = TILE_BYTES // max(1, row_bytes) // PAD * PAD
+    return max(PAD, min(TILE, fitting))
 
 
 class _Crew:
@@ -107,11 +120,11 @@ def shared_tiles(n_threads: int) -> Iterator[None]:
         _crew.size = before
 
 
-def _in_parallel(function: Callable[[slice], None], n_points: int) -> None:
+def _in_parallel(function: Callable[[slice], None], n_points: int, height: int) -> None:
     """Call ``function(rows)`` for slices of whole tiles, on the threads at hand."""
     with _crew.part() as threads:
-        tiles_each = -(-n_points // (TILE * threads))
-        first, *others = _tiles(n_points, tiles_each * TILE)
+        tiles_each = -(-n_points // (height * threads))
+        first, *others = _tiles(n_points, tiles_each * height)
         with ThreadPoolExecutor(max(1, len(others))) as pool:
             waiting = pool.map(function, others)
             function(first)
@@ -164,7 +177,8 @@ def assign(
     if n_points * centers.size < WORTH_SHARING:
         assign_part(slice(0, n_points))
     else:
-        _in_parallel(assign_part, n_points)
+        height = tile_height(max(centers.shape) * _scoring(centers).itemsize)
+        _in_parallel(assign_part, n_points, height)
     return labels
 
 
@@ -176,15 +190,14 @@ def _assign_tiles(
     labels: Index,
 ) -> None:
     """Assign tile after tile into `labels`, with one buffer."""
-    n_dims, dtype = points.shape[1], points.dtype
-    if n_dims <= FEW_DIMS:
-        dtype, centers = np.dtype(np.float64), centers.astype(np.float64)
-    transposed, bias = _columns(centers)
+    dtype = _scoring(centers)
+    columns, bias = _columns(centers.astype(dtype, copy=False))
     as_they_are = rows is None and origin is None and dtype == points.dtype
-    tallest = min(TILE, _padded(len(labels)))
-    tile = np.zeros((tallest, n_dims), dtype)
+    most = tile_height(max(centers.shape) * dtype.itemsize)
+    tallest = min(most, _padded(len(labels)))
+    tile = np.zeros((tallest, points.shape[1]), dtype)
     scores = np.empty((tallest, len(bias)), dtype)
-    for part in _tiles(len(labels), TILE):
+    for part in _tiles(len(labels), most):
         n_used = part.stop - part.start
         height = _padded(n_used)
         if as_they_are and height == n_used:
@@ -194,10 +207,15 @@ def _assign_tiles(
             _fill(filled[:n_used], points, part if rows is None else rows[part])
             if origin is not None:
                 filled[:n_used] -= origin
-        np.dot(filled, transposed, out=scores[:height])
+        np.dot(filled, columns, out=scores[:height])
         found = scores[:n_used]
         found -= bias
         found.argmax(axis=1, out=labels[part])
+
+
+def _scoring(centers: Array) -> np.dtype[Any]:
+    """Give the dtype of scores."""
+    return np.dtype(np.float64) if centers.shape[1] <= FEW_DIMS else centers.dtype
 
 
 def _columns(centers: Array) -> tuple[Array, Array]:
@@ -239,8 +257,9 @@ def squared_distances(points: Array, centers: Array, labels: Index) -> Array:
     Memory: one tile beyond the inputs and the result.
     """
     squared = np.empty(len(points), points.dtype)
-    tile = np.empty((TILE, points.shape[1]), points.dtype)
-    for part in _tiles(len(points), TILE):
+    height = tile_height(points.shape[1] * points.itemsize)
+    tile = np.empty((min(height, len(points)), points.shape[1]), points.dtype)
+    for part in _tiles(len(points), height):
         used = tile[: part.stop - part.start]
         np.take(centers, labels[part], axis=0, out=used, mode="clip")
         used -= points[part]
@@ -268,18 +287,21 @@ def sum_by_label(points: Array, labels: Index, n_clusters: int) -> Array:
 
     Notes
     -----
-    Memory: one float64 tile and two (n_clusters, n_dims) float64 arrays.
+    Memory: one float64 tile of at most 16 MiB, one (n_clusters, n_dims) float64 array
+    and another one of at most `SUM_DIMS` columns.
     """
     sums = np.zeros((n_clusters, points.shape[1]))
-    tile = np.empty((min(SUM_TILE, len(points)), points.shape[1]))
+    tile = np.empty((min(SUM_TILE, len(points)), min(SUM_DIMS, points.shape[1])))
     for part in _tiles(len(points), SUM_TILE):
         height = part.stop - part.start
         indicator = scipy.sparse.csc_array(
             (np.ones(height), labels[part], np.arange(height + 1)),
             shape=(n_clusters, height),
         )
-        tile[:height] = points[part]
-        sums += indicator @ tile[:height]
+        for dims in _tiles(points.shape[1], SUM_DIMS):
+            used = tile[:height, : dims.stop - dims.start]
+            used[:] = points[part, dims]
+            sums[:, dims] += indicator @ used
     return sums
 
 
@@ -402,7 +424,9 @@ def _distances_among(points: Array, n_drawn: int) -> Callable[[Index], Array]:
     is faster than many small ones.
     """
     norms = np.einsum("ij,ij->i", points, points)
-    columns = np.ascontiguousarray(points.T)  # else every product copies them
+    columns = points.T
+    if points.nbytes <= TILE_BYTES:
+        columns = np.ascontiguousarray(columns)  # else every product copies them
 
     def squared(picked: Index) -> Array:
         found: Array = np.dot(points[picked] * -2, columns)

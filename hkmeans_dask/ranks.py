@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 KEYS_AT_ONCE = 2**20
 """Keys held while the limit is looked for: client memory does not grow with X."""
 
-ONE_PART_BYTES = 256 * 2**20
+ONE_PART_BYTES = 64 * 2**20
 """Bytes of training rows that stay one part."""
 
 PART_BYTES = 32 * 2**20

@@ -75,8 +75,8 @@ class Rows(NamedTuple):
 
     @property
     def like(self) -> Array:
-        """No rows, but of the same dtype and width."""
-        return self.array[:0]
+        """No rows, but of the same dtype and width; no view, which would hold all."""
+        return np.empty((0, self.array.shape[1]), self.array.dtype)
 
     def load(self) -> Rows:
         """Give all rows."""

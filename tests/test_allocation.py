@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hkmeans_dask import allocation
-from hkmeans_dask.allocation import allocate
+from hkmeans_dask.allocation import allocate, allocate_distinct
 from tests.strategies import quick
 
 many = settings(quick, max_examples=150)
@@ -146,3 +146,36 @@ def test_the_examples_in_the_docstring_run():
     found = doctest.testmod(allocation)
     assert found.attempted >= 3
     assert found.failed == 0
+
+
+@given(st.data())
+def test_counting_little_gives_the_shares_that_counting_all_gives(data):
+    n_shares = data.draw(st.integers(1, 12))
+    numbers = st.lists(st.integers(1, 60), min_size=n_shares, max_size=n_shares)
+    sizes = np.array(data.draw(numbers))
+    distinct = np.minimum(sizes, data.draw(numbers))
+    total = data.draw(st.integers(n_shares, int(sizes.sum())))
+    looked_at = []
+
+    def count(positions, most):
+        looked_at.extend(positions)
+        return np.minimum(distinct[positions], most)
+
+    shares = allocate_distinct(sizes, sizes, total, count)
+    assert shares.sum() == min(total, distinct.sum())
+    assert (shares <= distinct).all()
+    if (distinct == sizes).all():
+        assert np.array_equal(shares, allocate(sizes, sizes, total))
+        assert len(looked_at) <= n_shares
+
+
+def test_what_has_too_few_distinct_rows_is_counted_and_the_others_get_the_rest():
+    asked = []
+
+    def count(positions, most):
+        asked.append((positions.tolist(), most.tolist()))
+        return np.minimum(np.array([3, 100, 100])[positions], most)
+
+    shares = allocate_distinct(*np.array([[50, 25, 25]] * 2), 20, count)
+    assert shares.tolist() == [3, 9, 8]
+    assert asked == [([0, 1, 2], [10, 5, 5]), ([1, 2], [9, 8])]

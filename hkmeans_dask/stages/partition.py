@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hkmeans_dask import kernels
-from hkmeans_dask.allocation import allocate
+from hkmeans_dask.allocation import allocate_distinct
 from hkmeans_dask.execution import Runner, one_blas_thread, task
 from hkmeans_dask.hierarchy import label_coarse
 from hkmeans_dask.records import Partitions
@@ -101,12 +101,15 @@ def _share(
         task("sizes", _sizes, together), task("total", _total, together)
     )
     kept = np.flatnonzero(sizes)
-    bigs = zip(kept.tolist(), coarse.centers[kept], strict=True)
-    most = n_clusters - len(kept) + 1
-    distinct = [task("distinct", _count_distinct, together, *big, most) for big in bigs]
-    capacities = np.array(runner.compute(*distinct))
     weights = sizes[kept] if init is None else _given(init, coarse, kept)
-    shares = allocate(weights, capacities, n_clusters)
+
+    def distinct(positions: Index, most: Index) -> Index:
+        bigs = kept[positions]
+        wanted = zip(bigs.tolist(), coarse.centers[bigs], most.tolist(), strict=True)
+        counts = [task("distinct", _count_distinct, together, *one) for one in wanted]
+        return np.array(runner.compute(*counts), np.int64)
+
+    shares = allocate_distinct(weights, sizes[kept], n_clusters, distinct)
     logger.debug(
         "%d big clusters of %d to %d training rows, %d to %d small clusters each",
         *(len(kept), sizes[kept].min(), sizes[kept].max(), shares.min(), shares.max()),
