@@ -236,9 +236,9 @@ def _all_occupied(state: State, points: Array) -> bool:
     order = np.lexsort((squared, state.labels))
     _, first = np.unique(state.labels[order], return_index=True)
     occupied = np.zeros(len(state.centers), bool)
-    occupied[kernels.assign(points[order[first]], state.centers)] = True
+    occupied[kernels.assign(points, state.centers, rows=order[first])] = True
     doubtful = np.flatnonzero(~occupied[state.labels])
-    occupied[kernels.assign(points[doubtful], state.centers)] = True
+    occupied[kernels.assign(points, state.centers, rows=doubtful)] = True
     return bool(occupied.all())
 
 

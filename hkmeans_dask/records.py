@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from hkmeans_dask.kernels import Array, Index
 
 Parts = list[Any]
-"""Training rows, part by part: `workspace.Rows` or `StoredRows`, or Delayed of them."""
+"""Training rows, part by part: `rows.Rows` or `StoredRows`, or Delayed of them."""
 
 
 class Coarse(NamedTuple):

@@ -17,6 +17,7 @@ from hkmeans_dask.hierarchy import Hierarchy
 from hkmeans_dask.minibatch import Schedule
 from hkmeans_dask.ranks import keys
 from hkmeans_dask.records import Coarse
+from hkmeans_dask.rows import Rows, gather
 from hkmeans_dask.stages import label
 from hkmeans_dask.stages import partition as partition_stage
 from hkmeans_dask.stages.coarse import train_coarse
@@ -24,7 +25,7 @@ from hkmeans_dask.stages.fine import train_fine
 from hkmeans_dask.stages.label import as_array, label_features
 from hkmeans_dask.stages.partition import partition
 from hkmeans_dask.stages.sample import keep_training_rows
-from hkmeans_dask.workspace import InMemory, OnDisk, Rows, gather
+from hkmeans_dask.workspace import InMemory, OnDisk
 from tests.strategies import FLOATS, blobs, cuts, n_distinct, nearest, quick, unread
 
 SCHEDULE = Schedule("k-means++", 1000, 10, 10)

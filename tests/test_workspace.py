@@ -16,15 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from hkmeans_dask import workspace
-from hkmeans_dask.workspace import (
-    Damaged,
-    InMemory,
-    OnDisk,
-    Rows,
-    StoredLabels,
-    gather,
-)
+from hkmeans_dask import rows as rows_module
+from hkmeans_dask.rows import Rows, gather
+from hkmeans_dask.stored_labels import StoredLabels
+from hkmeans_dask.workspace import Damaged, InMemory, OnDisk
 from tests.strategies import FLOATS, cuts, quick
 
 ALL = 2**64 - 1
@@ -100,7 +95,7 @@ def test_rows_on_disk_are_those_in_memory(drawn, limit, rows_at_once):
     parts, *_ = drawn
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         row_bytes = parts[0].like.itemsize * parts[0].like.shape[1]
-        patch.setattr(workspace, "PIECE_BYTES", rows_at_once * row_bytes)
+        patch.setattr(rows_module, "PIECE_BYTES", rows_at_once * row_bytes)
         space = OnDisk(Path(folder))
         for number, rows in enumerate(parts):
             saved = space.save_rows(f"part-{number}", rows)
@@ -130,7 +125,7 @@ def test_gather_is_a_sort_by_key(drawn, most, max_bytes, rows_at_once):
     row_bytes = array.itemsize * array.shape[1]
     fitting = max(1, max_bytes // row_bytes)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workspace, "PIECE_BYTES", rows_at_once * row_bytes)
+        patch.setattr(rows_module, "PIECE_BYTES", rows_at_once * row_bytes)
         space = OnDisk(Path(folder))
         stored = [space.save_rows(f"part-{n}", rows) for n, rows in enumerate(parts)]
         for group in range(len(parts[0].starts) - 1):
@@ -152,11 +147,12 @@ def test_gathered_rows_are_a_copy():
 
 
 def test_a_group_is_read_from_its_own_pieces_only(disk, monkeypatch):
-    monkeypatch.setattr(workspace, "PIECE_BYTES", 3 * 8 * 2)
+    monkeypatch.setattr(rows_module, "PIECE_BYTES", 3 * 8 * 2)
     array, keys = np.arange(20.0).reshape(10, 2), np.arange(10, dtype=np.uint64)
     rows = Rows(array, np.arange(10), keys, np.array([0, 5, 10]), 0)
     stored = disk.save_rows("rows", rows)
-    flip(path_of(disk, "rows"), data_of(path_of(disk, "rows"), array[8:]))
+    path = disk.folder / "rows.bin"
+    flip(path, data_of(path, array[8:]))
     same(stored.take(0, ALL), array[:5])
     same(stored.take(1, 7), array[5:8])
     with pytest.raises(Damaged):

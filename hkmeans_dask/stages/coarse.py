@@ -19,13 +19,14 @@ from hkmeans_dask import kernels
 from hkmeans_dask.execution import one_blas_thread, task
 from hkmeans_dask.minibatch import Schedule, train
 from hkmeans_dask.records import Coarse
-from hkmeans_dask.workspace import gather
+from hkmeans_dask.rows import gather
 
 if TYPE_CHECKING:
     from hkmeans_dask.execution import Runner
     from hkmeans_dask.kernels import Array
     from hkmeans_dask.records import Parts
-    from hkmeans_dask.workspace import Arrays, InMemory, OnDisk, Rows, StoredRows
+    from hkmeans_dask.rows import Rows, StoredRows
+    from hkmeans_dask.workspace import Arrays, InMemory, OnDisk
 
 ROWS_PER_CLUSTER = 2000
 """Training rows per big cluster."""

@@ -15,7 +15,8 @@ import numpy as np
 from hkmeans_dask import kernels, ranks
 from hkmeans_dask.execution import Runner, map_blocks, task
 from hkmeans_dask.hierarchy import Hierarchy
-from hkmeans_dask.workspace import Record, StoredLabels
+from hkmeans_dask.stored_labels import StoredLabels
+from hkmeans_dask.workspace import Record
 
 if TYPE_CHECKING:
     from hkmeans_dask.inputs import Features

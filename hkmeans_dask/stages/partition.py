@@ -19,7 +19,7 @@ from hkmeans_dask.allocation import allocate_distinct
 from hkmeans_dask.execution import Runner, one_blas_thread, task
 from hkmeans_dask.hierarchy import label_coarse
 from hkmeans_dask.records import Partitions
-from hkmeans_dask.workspace import Rows, StoredRows, gather
+from hkmeans_dask.rows import Rows, StoredRows, gather, row_bytes
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
@@ -152,10 +152,16 @@ def _gather(
 def _count_distinct(
     split: list[Rows | StoredRows], big: int, center: Array, most: int
 ) -> int:
-    """Count distinct rows of one big cluster up to `most`, on the first rows if so."""
+    """Count distinct rows of one big cluster up to `most`, on a few parts if so."""
+    rows_of = np.cumsum([part.starts[big + 1] - part.starts[big] for part in split])
+    enough = int(np.searchsorted(rows_of, 2 * most)) + 1
+    if rows_of[-1] * row_bytes(split[0].like) <= MAX_BYTES and enough < len(split):
+        distinct = kernels.count_distinct(_gather(split[:enough], big, center))
+        if distinct >= most:
+            return most
     first = _gather(split, big, center, 2 * most)
     distinct = kernels.count_distinct(first)
-    if distinct < most and _sizes(split)[big] > len(first):
+    if distinct < most and rows_of[-1] > len(first):
         distinct = kernels.count_distinct(_gather(split, big, center))
     return min(distinct, most)
 

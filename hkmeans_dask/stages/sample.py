@@ -15,7 +15,7 @@ from dask.delayed import delayed
 
 from hkmeans_dask import kernels, ranks
 from hkmeans_dask.execution import Runner, map_blocks, task
-from hkmeans_dask.workspace import Rows
+from hkmeans_dask.rows import Rows
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from hkmeans_dask.inputs import Features
     from hkmeans_dask.kernels import Array, Bad, Index
     from hkmeans_dask.records import Parts
-    from hkmeans_dask.workspace import InMemory, OnDisk, StoredRows
+    from hkmeans_dask.rows import StoredRows
+    from hkmeans_dask.workspace import InMemory, OnDisk
 
 
 class Kept(NamedTuple):
@@ -124,12 +125,14 @@ def _join(
     if bad is not None:
         return bad
     features, keys = ranks.kept(seed, limit, *bound)
+    order = np.argsort(keys)  # the first rows of a file are those of lowest rank
     starts = np.array([0, len(features)])
     if in_place is not None:
-        return workspace.save_rows(name, Rows(in_place, features, keys, starts, 0))
-    array = np.concatenate([_within(block, *bound) for block in kept])
-    total = ranks.checksum(array, keys)
-    rows = Rows(array, np.arange(len(array)), keys, starts, total)
+        rows = Rows(in_place, features[order], keys[order], starts, 0)
+    else:
+        array = np.concatenate([_within(block, *bound) for block in kept])
+        total = ranks.checksum(array, keys)
+        rows = Rows(array, order, keys[order], starts, total)
     return workspace.save_rows(name, rows)
 
 
