@@ -12,6 +12,7 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     ClusterMixin,
     TransformerMixin,
+    clone,
 )
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._set_output import _get_output_config
@@ -24,6 +25,7 @@ from hkmeans_dask.fitting import Job, run_stages, workspaces
 from hkmeans_dask.hierarchy import Hierarchy
 from hkmeans_dask.minibatch import Schedule
 from hkmeans_dask.persistence import ZarrPersistence
+from hkmeans_dask.plan import plan_fit
 from hkmeans_dask.stages.label import as_array
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from hkmeans_dask.inputs import Features
     from hkmeans_dask.kernels import Array
+    from hkmeans_dask.plan import Plan
     from hkmeans_dask.stages.label import Labels
 
 
@@ -196,30 +199,49 @@ class HierarchicalKMeans(
         ValueError, TypeError
             If a parameter or X breaks its rule; before X is read where possible.
         """
-        inputs.check_parameters(self.get_params(deep=False))
-        features = self._take(X, reset=True)
-        n_clusters = inputs.at_most_features(self.n_clusters, self.n_features_in_)
-        init = inputs.check_init(self.init, self.n_clusters, features.blocks.shape[1])
-        most = self.max_features_per_cluster
-        n_rows = min(self.n_features_in_, (most or self.n_features_in_) * n_clusters)
-        runner = Runner.find(features.blocks, in_memory=features.in_memory)
-        job = Job(features, n_clusters, n_rows, self._schedule(), init, runner)
-        described = inputs.describe(X, features, self.feature_axis)
+        job = self._job(X)
+        described = inputs.describe(X, job.features, self.feature_axis)
         parameters = self.get_params(deep=False)
         seconds: dict[str, float] = {}
-        with shown(self.verbose), workspaces(job, X, parameters, described) as places:
+        with (
+            shown(self.verbose),
+            workspaces(job, X, parameters, described) as places,
+        ):
             hierarchy, labels = run_stages(job, places, seconds)
-            self._set_fitted(features, hierarchy, labels, places.owner)
+            self._set_fitted(job.features, hierarchy, labels, places.owner)
         self._seconds = seconds
         self._origin = {"seed": places.seed, "input": described}
-        if self.n_clusters_ < n_clusters:
+        if self.n_clusters_ < job.n_clusters:
             warnings.warn(
                 f"Number of distinct clusters ({self.n_clusters_}) found smaller than "
-                f"n_clusters ({n_clusters}). Possibly due to duplicate points in X.",
+                f"n_clusters ({job.n_clusters}). Possibly due to duplicate points in "
+                "X.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
         return self
+
+    def plan(self, X: Any) -> Plan:
+        """Tell what `fit` will read, write, hold and run; computes nothing.
+
+        Parameters
+        ----------
+        X : as in `fit`
+
+        Returns
+        -------
+        plan : Plan
+            Passes, bytes, tasks, projected peaks of memory, operations: shown as a
+            table, each an attribute, too.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a parameter or X breaks its rule.
+        """
+        unfitted = clone(self)
+        job = unfitted._job(X)
+        return plan_fit(job, inputs.stored_bytes(X, job.features), self.work_dir)
 
     def transform(self, X: Any) -> Any:
         """Average the features of each cluster; lazy for lazy X, one pass over it.
@@ -336,6 +358,17 @@ class HierarchicalKMeans(
         """
         names: Array = super().get_feature_names_out(input_features)
         return names
+
+    def _job(self, X: Any) -> Job:
+        """Check parameters and X; collect what the stages need."""
+        inputs.check_parameters(self.get_params(deep=False))
+        features = self._take(X, reset=True)
+        n_clusters = inputs.at_most_features(self.n_clusters, self.n_features_in_)
+        init = inputs.check_init(self.init, self.n_clusters, features.blocks.shape[1])
+        most = self.max_features_per_cluster
+        n_rows = min(self.n_features_in_, (most or self.n_features_in_) * n_clusters)
+        runner = Runner.find(features.blocks, in_memory=features.in_memory)
+        return Job(features, n_clusters, n_rows, self._schedule(), init, runner)
 
     def _take(self, X: Any, *, reset: bool, join: bool = True) -> Features:
         """Check X, its features and their names; return it with features in rows."""

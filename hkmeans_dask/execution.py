@@ -19,6 +19,7 @@ import logging
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ContextDecorator, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +104,7 @@ class Runner:
     def __init__(self, get: Callable[..., Any]) -> None:
         self.get = get
         self.client: Any = get.__self__ if inspect.ismethod(get) else None
+        self._most_threads: int | None = None
 
     @classmethod
     def find(cls, array: da.Array, *, in_memory: bool) -> Runner:
@@ -135,13 +137,38 @@ class Runner:
         with self._threads():
             return list(dask.base.persist(*tasks, scheduler=self.get))
 
+    @property
+    def n_threads(self) -> int:
+        """Tasks that run at once in this process."""
+        if self.get is not dask.threaded.get:
+            return 1
+        n_threads: int = dask.config.get("num_workers", None) or CPU_COUNT
+        return min(n_threads, self._most_threads or n_threads)
+
+    def limit_threads(self, most: int) -> None:
+        """Run at most so many tasks at once in this process."""
+        self._most_threads = most
+
+    def workers(self) -> list[tuple[int, int]]:
+        """Memory limit (0: none) and threads of each worker that is there now."""
+        if not self.client:
+            return []
+        known = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        return [(worker["memory_limit"] or 0, worker["nthreads"]) for worker in known]
+
     @contextmanager
     def _threads(self) -> Iterator[None]:
         """One BLAS thread, and tiles shared by the threads that dask would use."""
-        in_threads = self.get is dask.threaded.get
-        n_workers = dask.config.get("num_workers", None) or CPU_COUNT
-        n_threads = n_workers if in_threads else 1
-        with one_blas_thread, shared_tiles(n_threads):
+        with one_blas_thread, shared_tiles(self.n_threads), self._few_threads():
+            yield
+
+    @contextmanager
+    def _few_threads(self) -> Iterator[None]:
+        """Use a smaller pool than dask would, where memory wants it."""
+        if self._most_threads is None:
+            yield
+            return
+        with ThreadPoolExecutor(self.n_threads) as pool, dask.config.set(pool=pool):
             yield
 
 

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 from sklearn.utils import check_random_state
 
+from hkmeans_dask import memory
 from hkmeans_dask.execution import phase
 from hkmeans_dask.hierarchy import Hierarchy
 from hkmeans_dask.inputs import identify
+from hkmeans_dask.memory import Sizes
 from hkmeans_dask.stages.coarse import train_coarse
 from hkmeans_dask.stages.fine import train_fine
 from hkmeans_dask.stages.label import label_features
@@ -52,22 +55,87 @@ class Job:
     runner: Runner
 
 
+def sizes_of(job: Job) -> Sizes:
+    """Collect what the memory of a fit hangs on."""
+    features, blocks = job.features, job.features.blocks
+    n_features, n_samples = blocks.shape
+    rows = max(blocks.chunks[0])
+    return Sizes(
+        n_features=n_features,
+        n_samples=n_samples,
+        n_clusters=job.n_clusters,
+        n_rows=min(job.n_rows, n_features),
+        n_big=int(np.sqrt(job.n_clusters)),
+        itemsize=features.dtype.itemsize,
+        block_rows=rows,
+        block_bytes=rows * n_samples * blocks.dtype.itemsize,
+        read_bytes=features.read_bytes,
+        cast=features.in_place is None and blocks.dtype != features.dtype,
+        copied=features.in_place is None,
+        batch_size=job.schedule.batch_size,
+        n_init=job.schedule.n_init,
+    )
+
+
+def rows_go_to_disk(job: Job, sizes: Sizes, *, durable: bool) -> bool:
+    """Choose where training rows are, by the memory of those who compute."""
+    if durable or not sizes.rows:
+        return durable
+    if not job.runner.client:
+        return bool(sizes.rows > psutil.virtual_memory().available // 4)
+    in_memory = memory.project(sizes, on_disk=False)
+    fits = all(
+        max(in_memory.values()) <= memory.usable(limit, n_threads)
+        for limit, n_threads in job.runner.workers()
+        if limit
+    )
+    return sizes.rows > memory.CLUSTER_ROWS or not fits
+
+
+def check_memory(runner: Runner, peaks: dict[str, int]) -> None:
+    """Refuse tasks that cannot be held; run fewer at once where that is enough.
+
+    Raises
+    ------
+    MemoryError
+        If one task may take more than a worker, or this machine, can give.
+    """
+    largest = max(peaks.values())
+    for limit, n_threads in runner.workers():
+        capacity = memory.usable(limit, n_threads)
+        if limit and largest > capacity:
+            needed = memory.least_limit(largest, n_threads)
+            who = f"a worker of {limit >> 20} MiB and {n_threads} thread(s)"
+            raise MemoryError(memory.refusal(peaks, capacity, needed, who))
+    if not runner.client:
+        free = psutil.virtual_memory().available
+        if largest > free:
+            raise MemoryError(memory.refusal(peaks, free, largest, "this machine"))
+        if free // largest < runner.n_threads:
+            runner.limit_threads(free // largest)
+
+
 def workspaces(
     job: Job, X: Any, parameters: dict[str, Any], described: dict[str, Any]
 ) -> AbstractContextManager[Places]:
-    """Choose where intermediate results go: a `work_dir`, or where they fit."""
-    features = job.features
+    """Choose where intermediate results go: a `work_dir`, or where they fit.
+
+    Raises
+    ------
+    MemoryError
+        See `check_memory`.
+    """
+    work_dir, sizes = parameters["work_dir"], sizes_of(job)
+    on_disk = rows_go_to_disk(job, sizes, durable=work_dir is not None)
+    check_memory(job.runner, memory.project(sizes, on_disk=on_disk))
     seed = int(check_random_state(parameters["random_state"]).randint(2**31 - 1))
-    if parameters["work_dir"] is not None:
-        identity = identify(X, features, parameters, seed) | described
-        return durable(parameters["work_dir"], identity, seed)
-    n_features, n_samples = features.blocks.shape
-    n_copied = 0 if features.in_place is not None else job.n_rows
+    if work_dir is not None:
+        identity = identify(X, job.features, parameters, seed) | described
+        return durable(work_dir, identity, seed)
     return temporary(
         seed,
-        rows_bytes=n_copied * n_samples * features.dtype.itemsize,
-        label_bytes=0 if features.in_memory else 4 * n_features,
-        on_cluster=job.runner.client is not None,
+        rows_bytes=sizes.rows if on_disk else 0,
+        label_bytes=0 if job.features.in_memory else 4 * sizes.n_features,
     )
 
 

@@ -6,6 +6,7 @@ hold whole features. What can be refused before data is read is refused here.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import uuid
@@ -19,6 +20,8 @@ import numpy as np
 import scipy.sparse
 from dask.base import is_dask_collection, tokenize
 from sklearn.utils.validation import check_array
+
+from hkmeans_dask import memory
 
 if TYPE_CHECKING:
     from hkmeans_dask.kernels import Array
@@ -61,6 +64,9 @@ class Features:
 
     in_memory: bool
     """Whether X came as an array of this process, so results go back as one."""
+
+    read_bytes: int = 0
+    """Bytes that reading a block takes for a moment, besides the block."""
 
 
 def is_lazy(X: Any) -> bool:
@@ -113,7 +119,24 @@ def read_features(X: Any, feature_axis: int, *, join: bool = True) -> Features:
         array = array.T
     if join:
         array = _join_samples(array, feature_axis)
-    return Features(array, arithmetic_dtype(array.dtype), None, in_memory=False)
+    dtype = arithmetic_dtype(array.dtype)
+    extra = _reading(X, array)
+    return Features(array, dtype, None, in_memory=False, read_bytes=extra)
+
+
+def _reading(X: Any, blocks: da.Array) -> int:
+    """Bytes that reading the largest block takes for a moment, besides the block."""
+    block = int(math.prod(map(max, blocks.chunks))) * blocks.dtype.itemsize
+    if not is_zarr(X):
+        return block
+    chunk = math.prod(X.chunks) * X.dtype.itemsize
+    stored = math.prod(X.shards or X.chunks) * X.dtype.itemsize
+    return memory.reading(block, chunk, stored)
+
+
+def stored_bytes(X: Any, features: Features) -> int:
+    """Bytes of one read of X: as stored, of a Zarr array."""
+    return int(X.nbytes_stored() if is_zarr(X) else features.blocks.nbytes)
 
 
 def arithmetic_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -183,7 +206,7 @@ def at_most_features(n_clusters: int, n_features: int) -> int:
         warnings.warn(
             "n_clusters should be at most the number of features. Taking "
             f"n_clusters = {n_features} instead.",
-            stacklevel=3,
+            stacklevel=4,
         )
     return min(int(n_clusters), n_features)
 

@@ -27,8 +27,12 @@ class Coarse(NamedTuple):
 class Partitions(NamedTuple):
     """The training rows by big cluster."""
 
-    rows: list[Any]
-    """Per big cluster its rows minus its center, Delayed of (n_rows, n_samples)."""
+    parts: Any
+    """All parts sorted by big cluster, Delayed: tasks gather from them what they need,
+    so that no partition waits in the memory of a worker for the task that trains."""
+
+    groups: Index
+    """(n_big_clusters,), the group of rows that each big cluster has in the parts."""
 
     shares: Index
     """(n_big_clusters,), the small clusters of each big one."""
@@ -40,5 +44,5 @@ class Partitions(NamedTuple):
     """Checksum of all training rows, uint64."""
 
     source: Parts
-    """What `rows` are gathered from: a cluster forgets what no client refers to, and a
+    """What `parts` is made of: a cluster forgets what no client refers to, and a
     Delayed does not refer to what is nested in its arguments."""

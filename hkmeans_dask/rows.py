@@ -25,6 +25,18 @@ if TYPE_CHECKING:
 PIECE_BYTES = 4 * 2**20
 """Bytes of training rows that are read (and checked) at once from a file."""
 
+PARTITION_BYTES = 256 * 2**20
+"""Bytes of the rows of one big cluster, at most: the lowest ranks first."""
+
+COARSE_ROWS = 2000
+"""Rows per big cluster that the coarse stage trains on."""
+
+COARSE_BYTES = 256 * 2**20
+"""Bytes of them, at most, while they are one a big cluster."""
+
+OFFSET_ROWS = 2048
+"""Rows whose mean is the offset."""
+
 KEY = np.dtype(np.uint64)
 
 
@@ -217,6 +229,24 @@ def gather(
     for part, where in zip(parts, places, strict=True):
         rows[where] = part.take(group, limit)
     return rows
+
+
+def coarse_rows(n_big: int, row_bytes: int) -> int:
+    """Rows that the coarse stage gathers, if there are as many."""
+    fitting = max(1, n_big, COARSE_BYTES // max(1, row_bytes))
+    return min(max(OFFSET_ROWS, COARSE_ROWS * n_big), fitting)
+
+
+def gather_partition(
+    parts: Sequence[Rows | StoredRows],
+    group: int,
+    center: Array,
+    most: int | None = None,
+) -> Array:
+    """Rows of one big cluster as seen from its center; see `gather`."""
+    gathered = gather(parts, group, most, PARTITION_BYTES)
+    gathered -= center
+    return gathered
 
 
 def _joined(parts: Sequence[Any], group: int, limit: int) -> Array:

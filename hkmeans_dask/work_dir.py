@@ -33,7 +33,6 @@ import dask
 import psutil
 from dask.base import tokenize
 
-from hkmeans_dask.ranks import ONE_PART_BYTES
 from hkmeans_dask.workspace import InMemory, OnDisk, fullness_explained
 
 if TYPE_CHECKING:
@@ -89,29 +88,24 @@ def durable(work_dir: Any, identity: dict[str, Any], seed: int) -> Iterator[Plac
 
 
 @contextmanager
-def temporary(
-    seed: int, rows_bytes: int, label_bytes: int, *, on_cluster: bool
-) -> Iterator[Places]:
+def temporary(seed: int, *, rows_bytes: int, label_bytes: int) -> Iterator[Places]:
     """Work in memory, or on disk what would take too much of it.
 
     Parameters
     ----------
     seed : int
     rows_bytes : int
-        Of the training rows that have to be copied.
+        Of the training rows that go to disk; 0 if they stay in memory.
     label_bytes : int
         Of the labels of a lazy X; 0 if they are to be in memory.
-    on_cluster : bool
-        Whether workers compute: one of them would hold all rows in memory.
     """
-    most = ONE_PART_BYTES if on_cluster else psutil.virtual_memory().available // 4
-    rows_on_disk, labels_on_disk = rows_bytes > most, label_bytes > LABEL_BYTES
+    rows_on_disk, labels_on_disk = rows_bytes > 0, label_bytes > LABEL_BYTES
     if not rows_on_disk and not labels_on_disk:
         yield Places(seed, InMemory(), InMemory())
         return
     parent = dask.config.get("temporary_directory", None) or tempfile.gettempdir()
     Path(parent).mkdir(parents=True, exist_ok=True)
-    _warn_of_memory(parent, rows_bytes * 2 * rows_on_disk + label_bytes)
+    _warn_of_memory(parent, rows_bytes * 2 + label_bytes)
     owner = _Owner(tempfile.mkdtemp(prefix="hkmeans-", dir=parent))
     workspace = OnDisk(Path(owner.folder))
     try:

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hkmeans_dask import HierarchicalKMeans, inputs, ranks
+from hkmeans_dask import rows as rows_module
 from hkmeans_dask.execution import Runner
 from hkmeans_dask.hierarchy import Hierarchy
 from hkmeans_dask.minibatch import Schedule
@@ -292,6 +293,13 @@ def partitioned(place, points, coarse, n_clusters, init=None, order=None):
     return partition(parts, coarse, n_clusters, init, place.workspace, here())
 
 
+def rows_of(partitions):
+    """Gather the rows of each big cluster."""
+    parts = partitions.parts.compute()
+    bigs = zip(partitions.groups, partitions.coarse.centers, strict=True)
+    return [rows_module.gather_partition(parts, *big) for big in bigs]
+
+
 @dtypes
 def test_partitions_hold_the_rows_of_big_clusters_in_rank_order(place, dtype):
     rng = np.random.default_rng(0)
@@ -304,8 +312,8 @@ def test_partitions_hold_the_rows_of_big_clusters_in_rank_order(place, dtype):
     assert np.array_equal(parts.coarse.centers, kept)
     assert np.array_equal(parts.coarse.offset, offset)
     labels = nearest(points[order], kept)
-    for big, rows in enumerate(parts.rows):
-        assert np.array_equal(rows.compute(), points[order][labels == big] - kept[big])
+    for big, rows in enumerate(rows_of(parts)):
+        assert np.array_equal(rows, points[order][labels == big] - kept[big])
     sizes = np.bincount(labels)
     assert parts.shares.sum() == 20
     assert abs(parts.shares - 20 * sizes / 400).max() < 1
@@ -348,18 +356,19 @@ def test_a_part_without_rows_of_a_big_cluster_is_no_trouble(place):
     points = np.repeat([[-9.0], [0.0], [9.0]], 10, axis=0)  # one each in three parts
     coarse = Coarse(np.zeros(1), np.array([[-9.0], [0.0], [9.0]]))
     parts = partitioned(place, points, coarse, 3)
-    assert [rows.compute().shape for rows in parts.rows] == [(10, 1)] * 3
+    assert [rows.shape for rows in rows_of(parts)] == [(10, 1)] * 3
     assert parts.shares.tolist() == [1, 1, 1]
 
 
 def test_too_large_partitions_keep_their_rows_of_lowest_rank(place, monkeypatch):
-    monkeypatch.setattr(partition_stage, "MAX_BYTES", 50 * 8)
+    monkeypatch.setattr(rows_module, "PARTITION_BYTES", 50 * 8)
+    monkeypatch.setattr(partition_stage, "PARTITION_BYTES", 50 * 8)
     points = np.arange(300.0)[:, None]
     order = np.random.default_rng(0).permutation(300)
     coarse = Coarse(np.zeros(1), np.array([[-1e3], [150.0]]))
     parts = partitioned(place, points, coarse, 400, order=order)
-    (rows,) = parts.rows
-    assert np.array_equal(rows.compute(), points[order[:50]] - 150)
+    (rows,) = rows_of(parts)
+    assert np.array_equal(rows, points[order[:50]] - 150)
     assert parts.shares.tolist() == [50], "clusters that no row can fill"
 
 
@@ -502,8 +511,7 @@ def run_all(X, workspace, n_rows=200, chunks=None, init=None):
     labels = label_features(features, n_rows, 0, model, workspace, runner)
     found = {"training rows": by_rank(runner.compute(*parts))}
     found |= {f"coarse {name}": value for name, value in coarse._asdict().items()}
-    rows = runner.compute(*split.rows)
-    found |= {f"rows of {big}": some for big, some in enumerate(rows)}
+    found |= {f"rows of {big}": some for big, some in enumerate(rows_of(split))}
     found |= {"shares": split.shares, "total of the first pass": split.total}
     found |= Hierarchy.of(*runner.compute(model))._asdict()
     numbers = np.arange(16, dtype=np.int32)

@@ -19,7 +19,7 @@ from hkmeans_dask import kernels
 from hkmeans_dask.execution import one_blas_thread, task
 from hkmeans_dask.minibatch import Schedule, train
 from hkmeans_dask.records import Coarse
-from hkmeans_dask.rows import gather
+from hkmeans_dask.rows import OFFSET_ROWS, coarse_rows, gather, row_bytes
 
 if TYPE_CHECKING:
     from hkmeans_dask.execution import Runner
@@ -27,14 +27,6 @@ if TYPE_CHECKING:
     from hkmeans_dask.records import Parts
     from hkmeans_dask.rows import Rows, StoredRows
     from hkmeans_dask.workspace import Arrays, InMemory, OnDisk
-
-ROWS_PER_CLUSTER = 2000
-"""Training rows per big cluster."""
-
-MAX_BYTES = 256 * 2**20
-"""Bytes of training rows, at most."""
-
-OFFSET_ROWS = 2048
 
 
 def train_coarse(
@@ -79,12 +71,12 @@ def _train(
     init: Array | None,
     workspace: InMemory | OnDisk,
 ) -> Arrays:
-    n_rows = OFFSET_ROWS if init is not None else ROWS_PER_CLUSTER * n_big
-    fitting = max(MAX_BYTES, n_big * parts[0].like.itemsize * parts[0].like.shape[1])
-    points = gather(parts, 0, max(OFFSET_ROWS, n_rows), fitting)
+    width = row_bytes(parts[0].like)
+    n_rows = coarse_rows(n_big if init is None else 1, width)
+    points = gather(parts, 0, n_rows, n_rows * width)
     first = points[:OFFSET_ROWS]
     offset = first.mean(axis=0, dtype=np.float64).astype(points.dtype)
-    points = points[:n_rows] if init is None else init.astype(points.dtype)
+    points = points if init is None else init.astype(points.dtype)
     points -= offset
     rng = np.random.default_rng([seed, 0])
     centers = train(points, n_big, schedule, rng)

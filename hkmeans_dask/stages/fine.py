@@ -9,11 +9,13 @@ import numpy as np
 from hkmeans_dask.execution import one_blas_thread, task
 from hkmeans_dask.hierarchy import Hierarchy, label_coarse
 from hkmeans_dask.minibatch import Schedule, train
+from hkmeans_dask.rows import gather_partition
 
 if TYPE_CHECKING:
     from hkmeans_dask.execution import Runner
     from hkmeans_dask.kernels import Array
     from hkmeans_dask.records import Coarse, Partitions
+    from hkmeans_dask.rows import Rows, StoredRows
     from hkmeans_dask.workspace import Arrays, InMemory, OnDisk
 
 
@@ -52,33 +54,37 @@ def train_fine(
         The fields of `Hierarchy` by name, where the scheduler keeps them: a computed
         key, which a cluster can compute again when a worker dies, or a file.
     """
-    rows, shares, coarse, total, _ = partitions
+    shares, coarse = partitions.shares, partitions.coarse
     seeds = _seeds(init, coarse) if init is not None else [None] * len(shares)
     yardstick = SPREAD_LEFT * coarse.spread
     fine = []
-    for big, (part, share, origin, given) in enumerate(
-        zip(rows, shares, coarse.centers, seeds, strict=True)
+    for big, (group, share, origin, given) in enumerate(
+        zip(partitions.groups, shares, coarse.centers, seeds, strict=True)
     ):
-        start = (schedule, [seed, 1, big], origin, yardstick, given)
+        rows = (partitions.parts, int(group), origin)
+        start = (int(share), schedule, [seed, 1, big], yardstick, given)
         where = (workspace, f"fine-{big}")
         found = workspace.find(f"fine-{big}")
-        fine.append(found or task("fine", _train, part, int(share), *start, *where))
+        fine.append(found or task("fine", _train, *rows, *start, *where))
+    total = partitions.total
     model = task("assemble", _assemble, coarse, shares, fine, total, workspace)
     return runner.hold([model], handles=workspace.on_disk)[0]
 
 
 @one_blas_thread
 def _train(
-    points: Array,
+    parts: list[Rows | StoredRows],
+    group: int,
+    origin: Array,
     n_clusters: int,
     schedule: Schedule,
     entropy: list[int],
-    origin: Array,
     yardstick: float,
     given: Array | None,
     workspace: InMemory | OnDisk,
     name: str,
 ) -> Arrays:
+    points = gather_partition(parts, group, origin)
     rng = np.random.default_rng(entropy)
     seeds = None if given is None else given - origin
     centers = train(points, n_clusters, schedule, rng, seeds, yardstick) + origin

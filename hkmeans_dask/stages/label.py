@@ -89,7 +89,7 @@ def label_features(
         row[0] for row in map_blocks("label", _label, features.blocks, *options)
     ]
     groups = []
-    bounds, cuts = _groups(chunks)
+    bounds, cuts = group_blocks(chunks)
     for number, (first, last) in enumerate(itertools.pairwise(cuts)):
         name = f"labels-{number}"
         join = task("labels", _join, labelled[first:last], model, workspace, name)
@@ -126,7 +126,7 @@ def as_array(found: Labels, numbers: Array, features: Features, owner: object) -
     return labels
 
 
-def _groups(chunks: tuple[int, ...]) -> tuple[Index, list[int]]:
+def group_blocks(chunks: tuple[int, ...]) -> tuple[Index, list[int]]:
     """Group blocks: the features and the numbers of the blocks at which groups end."""
     edges = np.cumsum((0, *chunks))
     cuts = [0]

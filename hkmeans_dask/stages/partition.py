@@ -19,7 +19,13 @@ from hkmeans_dask.allocation import allocate_distinct
 from hkmeans_dask.execution import Runner, one_blas_thread, task
 from hkmeans_dask.hierarchy import label_coarse
 from hkmeans_dask.records import Partitions
-from hkmeans_dask.rows import Rows, StoredRows, gather, row_bytes
+from hkmeans_dask.rows import (
+    PARTITION_BYTES,
+    Rows,
+    StoredRows,
+    gather_partition,
+    row_bytes,
+)
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
@@ -29,9 +35,6 @@ if TYPE_CHECKING:
     from hkmeans_dask.workspace import Arrays, InMemory, OnDisk
 
 logger = logging.getLogger(__name__)
-
-MAX_BYTES = 256 * 2**20
-"""Bytes of the rows of one partition, at most: the lowest ranks first."""
 
 
 def partition(
@@ -64,10 +67,7 @@ def partition(
         shared = _share(split, coarse, n_clusters, init, workspace, runner)
     kept, shares = shared["kept"], shared["shares"]
     coarse = coarse._replace(centers=coarse.centers[kept])
-    bigs = zip(kept.tolist(), coarse.centers, strict=True)
-    together = _together(split)
-    rows = [task("gather", _gather, together, *big) for big in bigs]
-    return Partitions(rows, shares, coarse, shared["total"], split)
+    return Partitions(_together(split), kept, shares, coarse, shared["total"], split)
 
 
 def _split_all(
@@ -97,9 +97,7 @@ def _share(
 ) -> Arrays:
     """Decide how many small clusters each big one gets."""
     together = _together(split)
-    sizes, total = runner.compute(
-        task("sizes", _sizes, together), task("total", _total, together)
-    )
+    ((sizes, total),) = runner.compute(task("totals", _totals, together))
     kept = np.flatnonzero(sizes)
     weights = sizes[kept] if init is None else _given(init, coarse, kept)
 
@@ -131,38 +129,28 @@ def _split(
     return workspace.save_rows(name, rows)
 
 
-def _sizes(split: list[Rows | StoredRows]) -> Index:
+def _totals(split: list[Rows | StoredRows]) -> tuple[Index, Array]:
+    """Rows of each group, and the checksum of all."""
     sizes: Index = np.sum([np.diff(part.starts) for part in split], axis=0)
-    return sizes
-
-
-def _total(split: list[Rows | StoredRows]) -> Array:
-    return np.array(sum(part.total for part in split) % 2**64, np.uint64)
-
-
-def _gather(
-    split: list[Rows | StoredRows], big: int, center: Array, most: int | None = None
-) -> Array:
-    """Rows of one big cluster as seen from its center."""
-    gathered = gather(split, big, most, MAX_BYTES)
-    gathered -= center
-    return gathered
+    total = sum(part.total for part in split) % 2**64
+    return sizes, np.array(total, np.uint64)
 
 
 def _count_distinct(
     split: list[Rows | StoredRows], big: int, center: Array, most: int
 ) -> int:
     """Count distinct rows of one big cluster up to `most`, on a few parts if so."""
-    rows_of = np.cumsum([part.starts[big + 1] - part.starts[big] for part in split])
-    enough = int(np.searchsorted(rows_of, 2 * most)) + 1
-    if rows_of[-1] * row_bytes(split[0].like) <= MAX_BYTES and enough < len(split):
-        distinct = kernels.count_distinct(_gather(split[:enough], big, center))
-        if distinct >= most:
+    n_rows = np.cumsum([part.starts[big + 1] - part.starts[big] for part in split])
+    enough = int(np.searchsorted(n_rows, 2 * most)) + 1
+    all_trained = n_rows[-1] * row_bytes(split[0].like) <= PARTITION_BYTES
+    if all_trained and enough < len(split):
+        some = gather_partition(split[:enough], big, center)
+        if kernels.count_distinct(some) >= most:
             return most
-    first = _gather(split, big, center, 2 * most)
+    first = gather_partition(split, big, center, 2 * most)
     distinct = kernels.count_distinct(first)
-    if distinct < most and rows_of[-1] > len(first):
-        distinct = kernels.count_distinct(_gather(split, big, center))
+    if distinct < most and n_rows[-1] > len(first):
+        distinct = kernels.count_distinct(gather_partition(split, big, center))
     return min(distinct, most)
 
 

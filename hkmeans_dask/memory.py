@@ -1,0 +1,236 @@
+"""Projected memory of every kind of task. Pure arithmetic.
+
+A task holds, above what an idle process holds, at most what its stage's function here
+adds up from shapes: blocks, copies, tiles. All are upper bounds that hang on nothing
+that is known only after a read, so the largest partition is taken to be as large as a
+partition may be. Memory never changes a result: it refuses a fit before its first read,
+says how many tasks may run at once, or chooses between RAM and disk.
+
+====================  =================================================================
+reading               the block, what is decoded of it, what is encoded
+sample                a block, its kept rows, those that wait for their part
+coarse                at most 256 MiB of rows, and what training adds
+partition             one part of the training rows and its order
+fine                  at most 256 MiB of rows, and what training adds
+label                 a block, cast if it is not float32/64; labels; rows kept again
+====================  =================================================================
+
+Training rows that stay in memory are counted in each of these: one worker may hold
+them all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hkmeans_dask.kernels import MOST_AMONG, SUM_DIMS, SUM_TILE, TILE_BYTES, tile_height
+from hkmeans_dask.ranks import KEYS_AT_ONCE, part_bounds
+from hkmeans_dask.rows import PARTITION_BYTES, PIECE_BYTES, coarse_rows
+
+IDLE = 300 * 10**6
+"""Bytes of an idle worker that has imported what its tasks need (measured)."""
+
+USABLE = 0.7
+"""Share of a worker's limit above which dask begins to write results to disk."""
+
+DECODED = 8
+"""Chunks of a block that Zarr decodes at the same time, at most (measured)."""
+
+SPARE = 1.05
+"""What allocators add (measured)."""
+
+SMALL = 16 * 10**6
+"""Bytes of all that is not counted: messages, graphs, modules imported late."""
+
+CLUSTER_ROWS = 256 * 2**20
+"""Bytes of training rows that stay in the memory of one worker, at most."""
+
+REMEDIES = {
+    "blocks": "Store X in smaller chunks (16 to 64 MB)",
+    "rows": "Lower max_features_per_cluster or n_clusters",
+}
+
+LABEL = 8
+"""Bytes of a label while it is computed."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a fit's memory hangs on."""
+
+    n_features: int
+    n_samples: int
+    n_clusters: int
+
+    n_rows: int
+    """Training rows."""
+
+    n_big: int
+    itemsize: int
+    """Of the arithmetic."""
+
+    block_rows: int
+    """Features of the largest block."""
+
+    block_bytes: int
+    """Of that block, in the dtype of X."""
+
+    read_bytes: int
+    """More bytes that reading such a block takes for a moment; 0 for X in memory."""
+
+    cast: bool
+    """Whether blocks are copied into the dtype of the arithmetic."""
+
+    copied: bool
+    """Whether training rows are copied; they are not where X is in this process."""
+
+    batch_size: int = 1000
+    n_init: int = 10
+
+    @property
+    def row(self) -> int:
+        """Bytes of one feature in the arithmetic."""
+        return self.n_samples * self.itemsize
+
+    @property
+    def rows(self) -> int:
+        """Bytes of the training rows that have to be copied."""
+        return self.n_rows * self.row if self.copied else 0
+
+    @property
+    def part_rows(self) -> int:
+        """Training rows of one part."""
+        bounds = part_bounds(self.n_features, self.n_rows * self.row)
+        return -(-self.n_rows // len(bounds))
+
+
+def reading(block_bytes: int, chunk_bytes: int, stored_bytes: int) -> int:
+    """Bytes that reading a block takes for a moment, besides the block.
+
+    Parameters
+    ----------
+    block_bytes : int
+    chunk_bytes : int
+        Of what is decoded at once: a chunk.
+    stored_bytes : int
+        Of what is read at once: a chunk, or a shard.
+    """
+    return min(block_bytes, DECODED * chunk_bytes) + min(stored_bytes, block_bytes)
+
+
+def project(sizes: Sizes, *, on_disk: bool) -> dict[str, int]:
+    """Projected peak of the largest task of each stage, above an idle process.
+
+    Parameters
+    ----------
+    sizes : Sizes
+    on_disk : bool
+        Whether training rows are in files.
+
+    Returns
+    -------
+    peaks : dict
+        Bytes by stage.
+    """
+    held = 0 if on_disk else sizes.rows
+    stages = {
+        "sample": _sample(sizes),
+        "coarse": held + _coarse(sizes),
+        "partition": held + _partition(sizes),
+        "fine": held + _fine(sizes),
+        "label": held + _label(sizes),
+    }
+    if not on_disk:
+        stages["sample"] = max(stages["sample"] + held, 2 * held)
+    return {name: int(SPARE * size) + SMALL for name, size in stages.items()}
+
+
+def _kept(sizes: Sizes) -> int:
+    """Bytes of the kept rows of a block, with the copy before a cast."""
+    if not sizes.copied:
+        return 0
+    n_kept = -(-sizes.block_rows * sizes.n_rows // sizes.n_features)
+    return n_kept * (sizes.row + (sizes.block_bytes // max(1, sizes.block_rows)))
+
+
+def _sample(sizes: Sizes) -> int:
+    block = sizes.block_bytes if sizes.read_bytes else 0
+    kept = _kept(sizes)
+    keys = 2 * LABEL * min(KEYS_AT_ONCE, sizes.block_rows)
+    part = sizes.part_rows * sizes.row if sizes.copied else 0
+    one = max(block + sizes.read_bytes, block + kept + keys)
+    join = part + kept + 2 * PIECE_BYTES + 4 * LABEL * sizes.part_rows
+    return max(one, join) + part
+
+
+def training(rows: int, n_clusters: int, sizes: Sizes) -> int:
+    """Bytes that `minibatch.train` holds besides its points."""
+    row, itemsize = sizes.row, sizes.itemsize
+    seeding = min(rows, 2 * max(sizes.batch_size, n_clusters))
+    pairs = min(seeding * row, TILE_BYTES)
+    if seeding <= min(MOST_AMONG, n_clusters * sizes.n_init):
+        pairs += seeding * (row + seeding * itemsize)
+    candidates = 3 * sizes.n_init * seeding * max(itemsize, LABEL)
+    moved = rows * row // 4
+    labels = rows * (5 * LABEL + 2 * itemsize)
+    centers = n_clusters * sizes.n_samples * (3 * 8 + 3 * itemsize)
+    return max(pairs + candidates, moved + labels + tiles(n_clusters, sizes)) + centers
+
+
+def tiles(n_clusters: int, sizes: Sizes) -> int:
+    """Bytes of the tiles of one kernel call."""
+    widest = max(n_clusters, sizes.n_samples) * max(sizes.itemsize, 4)
+    scoring = tile_height(widest) * (n_clusters + sizes.n_samples) * sizes.itemsize
+    summing = (SUM_TILE + n_clusters) * min(SUM_DIMS, sizes.n_samples) * 8
+    return max(scoring, summing)
+
+
+def _coarse(sizes: Sizes) -> int:
+    rows = min(coarse_rows(sizes.n_big, sizes.row), sizes.n_rows)
+    gathered = rows * sizes.row + PIECE_BYTES
+    from_part = gathered * sizes.part_rows // max(1, sizes.n_rows)
+    return gathered + max(from_part, training(rows, sizes.n_big, sizes))
+
+
+def _partition(sizes: Sizes) -> int:
+    part = sizes.part_rows * sizes.row if sizes.copied else 0
+    order = sizes.part_rows * 6 * LABEL
+    return part + order + 2 * PIECE_BYTES + tiles(sizes.n_big, sizes)
+
+
+def _fine(sizes: Sizes) -> int:
+    fitting = max(1, PARTITION_BYTES // max(1, sizes.row))
+    rows = min(sizes.n_rows, fitting)
+    share = min(sizes.n_clusters, rows)
+    return rows * sizes.row + PIECE_BYTES + training(rows, share, sizes)
+
+
+def _label(sizes: Sizes) -> int:
+    block = sizes.block_bytes if sizes.read_bytes else 0
+    cast = sizes.block_rows * sizes.row if sizes.cast else 0
+    labels = sizes.block_rows * (5 * LABEL + sizes.itemsize)
+    keys = 2 * LABEL * min(KEYS_AT_ONCE, sizes.block_rows)
+    centers = 3 * (sizes.n_clusters + sizes.n_big) * sizes.row
+    work = cast + labels + max(_kept(sizes) + keys, tiles(sizes.n_clusters, sizes))
+    return centers + block + max(sizes.read_bytes, work)
+
+
+def usable(limit: int, n_threads: int) -> int:
+    """Bytes that each task of a worker may take above an idle process."""
+    return max(0, int(USABLE * limit - IDLE) // n_threads)
+
+
+def least_limit(peak: int, n_threads: int = 1) -> int:
+    """Memory limit of a worker whose tasks take `peak` each."""
+    return int((IDLE + peak * n_threads) / USABLE) + 1
+
+
+def refusal(peaks: dict[str, int], capacity: int, needed: int, where: str) -> str:
+    """Say what does not fit, with both sizes and the remedy."""
+    stage = max(peaks, key=lambda name: peaks[name])
+    remedy = REMEDIES["blocks" if stage in ("sample", "label") else "rows"]
+    return (
+        f"A task of the stage {stage!r} takes up to {peaks[stage] >> 20} MiB, but "
+        f"{where} can give it {capacity >> 20} MiB. {remedy}, or give it at least "
+        f"{needed >> 20} MiB."
+    )

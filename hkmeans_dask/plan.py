@@ -1,0 +1,170 @@
+"""What a fit will read, write, hold and run, told before it computes anything.
+
+Everything follows from shapes, chunks and parameters; see `memory` for the peaks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from hkmeans_dask import memory, minibatch, ranks
+from hkmeans_dask.fitting import rows_go_to_disk, sizes_of
+from hkmeans_dask.stages.label import group_blocks
+from hkmeans_dask.work_dir import LABEL_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hkmeans_dask.fitting import Job
+    from hkmeans_dask.memory import Sizes
+
+
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """What a fit takes; a table in a terminal and in Jupyter."""
+
+    n_passes: int
+    """Reads of X."""
+
+    read_bytes: int
+    """Bytes of X that are read in all passes: as stored, of a Zarr array."""
+
+    workspace_bytes: int
+    """Bytes written to the workspace; 0 where it is in memory."""
+
+    disk_bytes: int
+    """Bytes that the workspace takes on disk at its fullest."""
+
+    output_bytes: int
+    """Bytes of the fitted model, before compression."""
+
+    tasks: dict[str, int]
+    """Tasks of each stage. Where features repeat a few more count the distinct ones."""
+
+    peaks: dict[str, int]
+    """Projected peak of one task of each stage, in bytes above an idle process."""
+
+    worker_bytes: int
+    """Projected peak of a one-thread worker: an idle one and the largest task."""
+
+    worker_limit: int
+    """The least memory limit of a one-thread worker with which a fit is not refused."""
+
+    flops: int
+    """Floating-point operations of products, with big clusters of one size and at most
+    100 passes over the training rows of each."""
+
+    flops_at_most: int
+    """The same where one big cluster has all features."""
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """Give the lines of the table: a name and a text."""
+        yield "reads of X", str(self.n_passes)
+        yield "bytes read of X", size(self.read_bytes)
+        yield "bytes written, workspace", size(self.workspace_bytes)
+        yield "disk needed, workspace", size(self.disk_bytes)
+        yield "bytes of the model", size(self.output_bytes)
+        for stage in self.tasks:
+            peak = size(self.peaks[stage])
+            yield f"tasks, {stage}", f"{self.tasks[stage]}, up to {peak} each"
+        yield "peak of a worker", f"{size(self.worker_bytes)} (one thread)"
+        yield "memory limit of a worker", f"at least {size(self.worker_limit)}"
+        yield "operations, even clusters", f"up to {self.flops:.2g}"
+        yield "operations, one has all", f"up to {self.flops_at_most:.2g}"
+
+    def __repr__(self) -> str:
+        """Write the table as text."""
+        return "\n".join(f"{name:<26}{text}" for name, text in self.rows())
+
+    def _repr_html_(self) -> str:
+        lines = (
+            f'<tr><th scope="row" style="text-align:left">{escape(name)}</th>'
+            f'<td style="text-align:left">{escape(text)}</td></tr>'
+            for name, text in self.rows()
+        )
+        return f"<table><caption>Plan of a fit</caption>{''.join(lines)}</table>"
+
+
+def size(n_bytes: int) -> str:
+    """Write bytes as people do: 1.5 GB."""
+    value, unit = float(n_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return (
+        f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.1f} {unit}"
+    )
+
+
+def plan_fit(job: Job, stored_bytes: int, work_dir: Any) -> Plan:
+    """Plan a fit.
+
+    Parameters
+    ----------
+    job : Job
+    stored_bytes : int
+        What one read of X reads.
+    work_dir : path-like or None
+    """
+    sizes, chunks = sizes_of(job), job.features.blocks.chunks[0]
+    durable = work_dir is not None
+    rows_on_disk = rows_go_to_disk(job, sizes, durable=durable)
+    large = not job.features.in_memory and 4 * sizes.n_features > LABEL_BYTES
+    labels_on_disk = durable or large
+    peaks = memory.project(sizes, on_disk=rows_on_disk)
+    largest = max(peaks.values())
+    written = _rows_written(sizes) * rows_on_disk
+    labels = _labels_written(sizes, chunks) * labels_on_disk
+    return Plan(
+        n_passes=2,
+        read_bytes=2 * stored_bytes,
+        workspace_bytes=written + labels,
+        disk_bytes=written + labels,
+        output_bytes=_model(sizes) + 4 * sizes.n_features,
+        tasks=_tasks(sizes, chunks),
+        peaks=peaks,
+        worker_bytes=memory.IDLE + largest,
+        worker_limit=memory.least_limit(largest),
+        flops=_flops(sizes, -(-sizes.n_clusters // sizes.n_big)),
+        flops_at_most=_flops(sizes, sizes.n_clusters),
+    )
+
+
+def _tasks(sizes: Sizes, chunks: tuple[int, ...]) -> dict[str, int]:
+    n_parts = len(ranks.part_bounds(sizes.n_features, sizes.n_rows * sizes.row))
+    n_groups = len(group_blocks(chunks)[1]) - 1
+    return {
+        "sample": len(chunks) + n_parts + 1,  # the check
+        "coarse": 1,
+        "partition": n_parts + 3 + sizes.n_big,  # all parts, twice; totals
+        "fine": sizes.n_big + 2,  # all parts, the model
+        "label": len(chunks) + n_groups,
+    }
+
+
+def _model(sizes: Sizes) -> int:
+    centers = (sizes.n_clusters + sizes.n_big + 1) * sizes.row
+    return centers + 2 * 8 * sizes.n_clusters
+
+
+def _rows_written(sizes: Sizes) -> int:
+    """Training rows with their keys, twice; the centers, three times."""
+    rows = sizes.n_rows * (sizes.row + 8) if sizes.copied else 0
+    coarse = (sizes.n_big + 1) * sizes.row
+    fine = sizes.n_clusters * sizes.row
+    return 2 * rows + 2 * coarse + 2 * fine
+
+
+def _labels_written(sizes: Sizes, chunks: tuple[int, ...]) -> int:
+    n_groups = len(group_blocks(chunks)[1]) - 1
+    return 4 * sizes.n_features + 8 * (sizes.n_clusters * n_groups + len(chunks))
+
+
+def _flops(sizes: Sizes, share: int) -> int:
+    """Two operations per center, sample and row that is compared with it."""
+    labelled = sizes.n_features * (sizes.n_big + share)
+    trained = minibatch.MAX_PASSES * sizes.n_rows * (sizes.n_big + share)
+    return 2 * sizes.n_samples * (labelled + trained)
