@@ -3,18 +3,22 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import tomllib
 from pathlib import Path
 
 import dask.array as da
+import fsspec
 import numpy as np
 import pytest
 import zarr
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from packaging.requirements import Requirement
+from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec
+from zarr.storage import MemoryStore, WrapperStore
 
-from hkmeans_dask import HierarchicalKMeans, store
+from hkmeans_dask import HierarchicalKMeans, source, store
 from hkmeans_dask.source import Source
 
 X = np.random.default_rng(0).normal(size=(300, 6))
@@ -131,18 +135,199 @@ def test_fit_of_an_array_that_is_gone(tmp_path, damage):
 def test_workers_are_told_apart_when_their_process_numbers_are_equal(tmp_path):
     """In containers they often are: all that travels is looked at again."""
     read = Source(put(tmp_path / "x.zarr"))
-    assert_array_equal(read[:], X)
+    assert_array_equal(read[:, :], X)
     travelled = pickle.dumps(read)
     shutil.rmtree(tmp_path / "x.zarr")
     with pytest.raises(FileNotFoundError, match="cannot be seen"):
-        pickle.loads(travelled)[:]
+        pickle.loads(travelled)[:, :]
+
+
+# Missing chunks
+
+
+def remove_middle(path):
+    (chunk,) = [*path.rglob("c/1/0"), *path.rglob("1.0")]
+    chunk.unlink()
+
+
+MISSING = {
+    "v3": lambda path: put(path),
+    "v2": lambda path: put(path, zarr_format=2),
+    "shards": lambda path: put(path, chunks=(10, 6), shards=(100, 6)),
+    "inside a group": in_group,
+}
+
+
+@pytest.mark.parametrize("kind", MISSING)
+@pytest.mark.parametrize("where", ["threads", "processes"])
+def test_missing_chunks_are_counted_once(request, tmp_path, kind, where):
+    if where == "processes":
+        request.getfixturevalue("two_processes")
+    MISSING[kind](tmp_path / "x.zarr")
+    remove_middle(tmp_path / "x.zarr")
+    component = "a/b" if kind == "inside a group" else None
+    z = store.open_array(str(tmp_path / "x.zarr"), component)
+    zeros = X.copy()
+    zeros[100:200] = 0
+    for use in (
+        lambda: HierarchicalKMeans(9).fit(z).cluster_centers_,
+        lambda: EXPECTED.transform(z).compute(),
+        lambda: EXPECTED.predict(z).compute(),
+    ):
+        with pytest.warns(UserWarning, match="missing") as caught:
+            use()
+        (warning,) = caught
+        unit = "shards" if kind == "shards" else "chunks"
+        assert str(warning.message).startswith(
+            f"1 of 3 {unit} of {z.store_path} are missing and are read as its fill "
+            "value 0.0."
+        )
+    with pytest.warns(UserWarning, match="missing"):
+        assert_allclose(EXPECTED.transform(z), EXPECTED.transform(zeros))
+
+
+def test_the_warning_points_at_the_call(tmp_path):
+    z = put(tmp_path / "x.zarr")
+    remove_middle(tmp_path / "x.zarr")
+    with pytest.warns(UserWarning, match="missing") as caught:
+        HierarchicalKMeans(9).fit(z)
+    assert caught[0].filename == __file__
 
 
 def test_chunks_of_fill_values_need_not_be_there(two_processes, tmp_path):
     zarr.create_array(tmp_path / "x.zarr", shape=(300, 6), chunks=(100, 6), dtype="f8")
     assert names_in(tmp_path / "x.zarr") == ["zarr.json"]
     z = zarr.open_array(tmp_path / "x.zarr", mode="r")
-    assert_array_equal(EXPECTED.transform(z), np.zeros((9, 6)))
+    with pytest.warns(UserWarning, match="3 of 3 chunks"):
+        assert_array_equal(EXPECTED.transform(z), np.zeros((9, 6)))
+
+
+def test_links_to_nothing_are_missing_chunks(tmp_path):
+    """As git-annex and DataLad leave them, until their content is fetched."""
+    z = put(tmp_path / "x.zarr")
+    remove_middle(tmp_path / "x.zarr")
+    (tmp_path / "x.zarr/c/1/0").symlink_to(tmp_path / "not fetched")
+    with pytest.warns(UserWarning, match="1 of 3 chunks"):
+        HierarchicalKMeans(9).fit(z)
+
+
+def test_missing_chunks_of_remote_stores_are_counted():
+    url = "memory://tests/missing.zarr"
+    zarr.create_array(url, data=X, chunks=(100, 6))
+    files = fsspec.filesystem("memory")
+    files.rm("/tests/missing.zarr/c/2/0")
+    with pytest.warns(UserWarning, match=r"1 of 3 chunks of .*missing\.zarr.* are"):
+        HierarchicalKMeans(9).fit(store.open_array(url))
+
+
+def test_what_we_write_is_all_there(tmp_path):
+    """Chunks of zeros too: no warning."""
+    place = str(tmp_path / "x")
+    zeros = da.zeros((300, 6), chunks=(100, 6))
+    store.fill(place, zeros, lambda writes: writes.compute())
+    assert_array_equal(EXPECTED.transform(store.open_array(place)), np.zeros((9, 6)))
+
+
+# Damaged chunks
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def overwrite(path):
+    path.write_bytes(b"\x7f" * path.stat().st_size)
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+V2 = {"zarr_format": 2, "chunk_key_encoding": {"name": "v2", "separator": "/"}}
+DAMAGED = {
+    "not compressed, truncated": (truncate, {"compressors": None}),
+    "blosc, truncated": (truncate, {"compressors": BloscCodec()}),
+    "zstd, overwritten": (overwrite, {}),
+    "gzip, truncated": (truncate, {"compressors": GzipCodec()}),
+    "gzip, overwritten": (overwrite, {"compressors": GzipCodec()}),
+    "checksum": (flip_a_bit, {"compressors": Crc32cCodec()}),
+    "shard": (truncate, {"chunks": (10, 6), "shards": (100, 6)}),
+    "v2": (overwrite, V2),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+@pytest.mark.parametrize("where", ["threads", "processes"])
+def test_damaged_chunks_are_named(request, tmp_path, kind, where):
+    if where == "processes":
+        request.getfixturevalue("two_processes")
+    damage, options = DAMAGED[kind]
+    z = put(tmp_path / "x.zarr", **options)
+    key = "1/0" if options is V2 else "c/1/0"
+    damage(tmp_path / "x.zarr" / key)
+    message = f"Chunk {key} of {z.store_path} cannot be read "
+    for use in (
+        lambda: HierarchicalKMeans(9).fit(z),
+        EXPECTED.transform(z).compute,
+        EXPECTED.predict(z).compute,
+    ):
+        with pytest.raises(OSError, match=f"^{re.escape(message)}.*Write it again"):
+            use()
+
+
+def test_all_damaged_chunks_of_a_block_are_named_up_to_a_few(tmp_path):
+    z = put(tmp_path / "x.zarr", chunks=(30, 3))
+    read = Source(z)
+    for key in ("1/0", "3/1", "8/0", "9/1"):
+        overwrite(tmp_path / "x.zarr/c" / key)
+    assert_array_equal(read[30:60, 3:], X[30:60, 3:])
+    assert_array_equal(read[5, -3:], X[5, -3:])
+    assert read[300:, :].shape == (0, 6)
+    for index, keys in [
+        ((slice(0, 100), slice(0, 6)), "c/1/0, c/3/1"),
+        ((slice(0, 100), 1), "c/1/0"),
+        ((slice(31, 119, 9), slice(0, 6)), "c/1/0, c/3/1"),
+        ((slice(0, 300), slice(0, 6)), "c/1/0, c/3/1, c/8/0"),
+    ]:
+        with pytest.raises(OSError, match=f"^Chunk {keys} of "):
+            read[index]
+
+
+def in_trouble(*errors):
+    """Give an array, a chunk of which cannot be read so often, and what is left."""
+    left = list(errors)
+
+    class Trouble(WrapperStore):
+        async def get(self, key, prototype, byte_range=None):
+            if key.endswith("c/1/0") and left:
+                raise left.pop()
+            return await super().get(key, prototype, byte_range)
+
+    memory = MemoryStore()
+    zarr.create_array(memory, data=X, chunks=(100, 6))
+    return zarr.open_array(Trouble(memory), mode="r"), left
+
+
+def test_a_passing_read_error_is_survived_in_threads():
+    z, left = in_trouble(*[OSError("the server is busy")] * 2)
+    model = HierarchicalKMeans(9).fit(z)
+    assert not left
+    assert_array_equal(model.labels_, EXPECTED.labels_)
+
+
+def test_a_lasting_read_error_names_the_chunk():
+    z, left = in_trouble(*[OSError("the server is gone")] * 99)
+    with pytest.raises(OSError, match=r"Chunk c/1/0 .*\(OSError: the server is gone\)"):
+        Source(z)[:, :]
+    assert len(left) == 99 - len(source.WAITS) - 2
+
+
+def test_errors_that_are_not_of_a_chunk_stay_as_they_are():
+    z, _ = in_trouble(MemoryError("too large"))
+    with pytest.raises(MemoryError, match="too large"):
+        Source(z)[:, :]
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
