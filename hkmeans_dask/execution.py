@@ -1,8 +1,13 @@
-"""Which scheduler runs this, and how: BLAS threads, retries, tasks per block.
+"""Which scheduler runs this, and how: versions, BLAS threads, retries, tasks per block.
 
 The scheduler is found the way dask finds it: ``dask.config`` or a ``with
 dask.config.set(scheduler=...)``, then the active ``Client``, then the collection's
 default, threads in this process. What is in memory here is computed here.
+
+Another version of this package may compute other bits. A cluster's processes are asked
+for theirs before the first task, and every task carries the client's version, for
+workers that come later. One without the package cannot load a task and leaves its
+cluster. (dask itself warns of other versions of dask, NumPy and Python.)
 
 BLAS rounds by its number of threads, so every task that multiplies matrices runs with
 one. `one_blas_thread` counts, under a lock, the tasks of this process that need it:
@@ -16,6 +21,8 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import os
+import socket
 import threading
 import time
 import uuid
@@ -32,6 +39,7 @@ import threadpoolctl
 from dask.delayed import delayed
 from dask.system import CPU_COUNT
 
+from hkmeans_dask import __version__
 from hkmeans_dask.kernels import shared_tiles
 
 if TYPE_CHECKING:
@@ -108,11 +116,20 @@ class Runner:
 
     @classmethod
     def find(cls, array: da.Array, *, in_memory: bool) -> Runner:
-        """Find the scheduler for `array`; a cluster gets no array of this process."""
+        """Find the scheduler for `array`; a cluster gets no array of this process.
+
+        Raises
+        ------
+        ImportError
+            If a process of a cluster has another version of this package, or none.
+        """
         get = dask.base.get_scheduler(collections=[array])
         if in_memory and inspect.ismethod(get):
             get = dask.base.named_schedulers["threads"]
-        return cls(get)
+        runner = cls(get)
+        if runner.client:
+            _compare_versions(runner.client)
+        return runner
 
     def compute(self, *collections: Any) -> tuple[Any, ...]:
         """Compute, and bring the results here."""
@@ -172,11 +189,37 @@ class Runner:
             yield
 
 
+def _compare_versions(client: Any) -> None:
+    """Refuse the processes of a cluster that have another version of this package."""
+    found = client.get_versions(packages=["hkmeans_dask"])
+    workers = {f"Worker {name}": known for name, known in found["workers"].items()}
+    for name, known in {"The scheduler": found["scheduler"], **workers}.items():
+        theirs = known["packages"]["hkmeans_dask"]
+        if theirs != __version__:
+            raise ImportError(_mismatch(name, theirs, __version__))
+
+
+def _mismatch(name: str, theirs: str | None, ours: str) -> str:
+    return (
+        f"{name} has {f'version {theirs}' if theirs else 'no version'} of "
+        f"hkmeans_dask, but the client has version {ours}. Install that version where "
+        "scheduler and workers find it, and start them again."
+    )
+
+
+def _call(version: str, function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function for a client of the same version."""
+    if version != __version__:
+        here = f"Process {os.getpid()} on {socket.gethostname()}"
+        raise ImportError(_mismatch(here, __version__, version))
+    return function(*args)
+
+
 def task(stage: str, function: Callable[..., Any], *args: Any) -> Delayed:
     """Call ``function(*args)`` later, as a task named ``hkmeans-<stage>``."""
     key = f"hkmeans-{stage}-{uuid.uuid4().hex}"
-    call = delayed(function, pure=False, traverse=False)
-    lazy: Delayed = call(*args, dask_key_name=key)
+    call = delayed(_call, pure=False, traverse=False)
+    lazy: Delayed = call(__version__, function, *args, dask_key_name=key)
     return lazy
 
 
@@ -204,6 +247,7 @@ def map_blocks(
     mapped = da.map_blocks(
         _call_on_block,
         blocks,
+        __version__,
         function,
         *args,
         token=f"hkmeans-{stage}",
@@ -216,9 +260,14 @@ def map_blocks(
 
 @one_blas_thread
 def _call_on_block(
-    block: Any, function: Callable[..., Any], *args: Any, block_info: Any = None
+    block: Any,
+    version: str,
+    function: Callable[..., Any],
+    *args: Any,
+    block_info: Any = None,
 ) -> Any:
-    return function(block, block_info[0]["array-location"][0][0], *args)
+    start = block_info[0]["array-location"][0][0]
+    return _call(version, function, block, start, *args)
 
 
 @contextmanager

@@ -169,9 +169,9 @@ def describe(X: Any, features: Features, feature_axis: int) -> dict[str, Any]:
     """Shape, dtype and fingerprint of X as given; memory has no fingerprint."""
     fingerprint = None
     if is_zarr(X):
-        from hkmeans_dask import store
+        from hkmeans_dask import source
 
-        fingerprint = store.fingerprint(X)
+        fingerprint = source.fingerprint(X)
     elif is_lazy(X):
         fingerprint = tokenize(X)
     blocks = features.blocks
@@ -369,7 +369,7 @@ def _too_wide(n_features: int, n_samples: int, fitting: int, feature_axis: int) 
 
 def _from_zarr(X: Any, feature_axis: int, join: bool) -> da.Array:
     """Read a Zarr array in blocks of whole chunks (or shards), about 64 MB each."""
-    from hkmeans_dask.store import as_dask
+    from hkmeans_dask.source import as_dask
 
     _refuse_not_2d(X)
     unit = X.shards or X.chunks

@@ -282,6 +282,17 @@ def test_bad_input_gets_one_line(command, here, capsys):
     assert entries(here) == []
 
 
+@pytest.mark.parametrize("options", ["", "--workers 1"])
+def test_damaged_input_gets_one_line(options, here, capsys):
+    save("damaged", values(), (100, N_SAMPLES))
+    os.truncate("damaged/c/3/0", 20)
+    for command in (f"fit damaged o -k {K}", "transform damaged in/model o"):
+        run(f"{command} {options}", code=2)
+        error = one_line(capsys.readouterr().err)
+        assert error.startswith("Chunk c/3/0 of file://")
+    assert entries(here) == ["damaged"]
+
+
 def run_process(command):
     return subprocess.run(
         [BIN / "hkmeans-dask", *command.split()],
@@ -289,6 +300,21 @@ def run_process(command):
         text=True,
         check=False,
     )
+
+
+def test_missing_input_gets_a_warning(here):
+    save("gaps", values(), (100, N_SAMPLES))
+    for chunk in ("gaps/c/2/0", "gaps/c/4/0"):
+        os.remove(chunk)
+    for command in (
+        f"fit gaps m -k {K}",
+        "transform gaps in/model t --workers 1",
+        "predict gaps in/model p",
+    ):
+        ran = run_process(command)
+        assert ran.returncode == 0
+        warning = one_line(ran.stderr, "warning")
+        assert warning.startswith("2 of 6 chunks of file://")
 
 
 def test_a_process_that_fails(here):

@@ -1,10 +1,7 @@
-"""What is read is what was written, or an error; what is written is complete."""
+"""What is opened and what is written is complete."""
 
 import json
-import os
-import pickle
 import shutil
-import tomllib
 from pathlib import Path
 
 import dask
@@ -14,7 +11,6 @@ import numpy as np
 import pytest
 import zarr
 from numpy.testing import assert_array_equal
-from packaging.requirements import Requirement
 
 from hkmeans_dask import HierarchicalKMeans, store
 
@@ -33,41 +29,7 @@ def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-# Reading
-
-
-def in_group(path):
-    zarr.create_group(path).create_array("a/b", data=X, chunks=(100, 6))
-
-
-LAYOUTS = {
-    "v3": lambda path: put(path),
-    "v2": lambda path: put(path, zarr_format=2),
-    "v2, nested keys": lambda path: put(
-        path, zarr_format=2, chunk_key_encoding={"name": "v2", "separator": "/"}
-    ),
-    "v2, Fortran order": lambda path: put(path, zarr_format=2, order="F"),
-    "shards": lambda path: put(path, chunks=(10, 6), shards=(100, 6)),
-    "chunks along samples": lambda path: put(path, chunks=(70, 4)),
-    "one chunk": lambda path: put(path, chunks=(300, 6)),
-    "not compressed": lambda path: put(path, compressors=None),
-    "big-endian": lambda path: put(path, X.astype(">f8")),
-    "inside a group": in_group,
-}
-
-
-@pytest.mark.parametrize("write", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize("where", ["threads", "processes"])
-def test_every_layout_is_read(request, tmp_path, write, where):
-    write(tmp_path / "x.zarr")
-    component = "a/b" if write is in_group else None
-    z = store.open_array(str(tmp_path / "x.zarr"), component)
-    if where == "processes":
-        request.getfixturevalue("two_processes")
-    model = HierarchicalKMeans(9).fit(z)
-    assert_array_equal(model.labels_, EXPECTED.labels_)
-    assert_array_equal(model.cluster_centers_, EXPECTED.cluster_centers_)
-    assert_array_equal(model.predict(z), EXPECTED.labels_)
+# Opening
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}"])
@@ -78,85 +40,6 @@ def test_urls_and_relative_paths_are_opened(tmp_path, monkeypatch, form):
     assert_array_equal(store.open_array(name)[...], X)
     monkeypatch.chdir(tmp_path)
     assert_array_equal(store.open_array("with space.zarr")[...], X)
-
-
-def test_a_relative_path_works_on_workers_in_another_folder(
-    two_processes, tmp_path, monkeypatch
-):
-    """Zarr alone would read zeros there."""
-    monkeypatch.chdir(tmp_path)
-    assert str(tmp_path) not in two_processes.run(os.getcwd).values()
-    put("x.zarr")
-    plain = da.from_array(zarr.open_array("x.zarr", mode="r"), chunks=(100, 6))
-    assert not plain.compute().any(), "zarr has learned this: drop Source"
-    model = HierarchicalKMeans(9).fit(zarr.open_array("x.zarr", mode="r"))
-    assert_array_equal(model.cluster_centers_, EXPECTED.cluster_centers_)
-    assert_array_equal(model.predict(store.open_array("x.zarr")), EXPECTED.labels_)
-
-
-def remove_all(path):
-    shutil.rmtree(path)
-
-
-def remove_metadata(path):
-    for name in ("zarr.json", ".zarray"):
-        (path / name).unlink(missing_ok=True)
-
-
-def remove_chunks(path):
-    for chunk in [*path.glob("c/*/*"), *path.glob("?.?")]:
-        chunk.unlink()
-
-
-def put_another_there(path):
-    zarr_format = 2 if (path / ".zarray").exists() else 3
-    shutil.rmtree(path)
-    put(path, X[:200], zarr_format=zarr_format)
-
-
-DAMAGES = [remove_all, remove_metadata, remove_chunks, put_another_there]
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("zarr_format", [2, 3])
-@pytest.mark.parametrize("where", ["threads", "processes"])
-def test_what_cannot_be_seen_is_an_error_not_zeros(
-    request, tmp_path, damage, zarr_format, where
-):
-    """The store goes between the call and the read, as if a worker had no mount."""
-    if where == "processes":
-        request.getfixturevalue("two_processes")
-    z = put(tmp_path / "x.zarr", zarr_format=zarr_format)
-    lazy = EXPECTED.transform(z), EXPECTED.predict(z)
-    damage(tmp_path / "x.zarr")
-    for result in lazy:
-        with pytest.raises(FileNotFoundError, match=r"x\.zarr .* share"):
-            result.compute()
-
-
-@pytest.mark.parametrize("damage", [remove_all, remove_metadata])
-def test_fit_of_an_array_that_is_gone(tmp_path, damage):
-    z = put(tmp_path / "x.zarr")
-    damage(tmp_path / "x.zarr")
-    with pytest.raises(FileNotFoundError, match=r"x\.zarr"):
-        HierarchicalKMeans(9).fit(z)
-
-
-def test_workers_are_told_apart_when_their_process_numbers_are_equal(tmp_path):
-    """In containers they often are: all that travels is looked at again."""
-    source = store.Source(put(tmp_path / "x.zarr"))
-    assert_array_equal(source[:], X)
-    travelled = pickle.dumps(source)
-    shutil.rmtree(tmp_path / "x.zarr")
-    with pytest.raises(FileNotFoundError, match="cannot be seen"):
-        pickle.loads(travelled)[:]
-
-
-def test_chunks_of_fill_values_need_not_be_there(two_processes, tmp_path):
-    zarr.create_array(tmp_path / "x.zarr", shape=(300, 6), chunks=(100, 6), dtype="f8")
-    assert names_in(tmp_path / "x.zarr") == ["zarr.json"]
-    z = zarr.open_array(tmp_path / "x.zarr", mode="r")
-    assert_array_equal(EXPECTED.transform(z), np.zeros((9, 6)))
 
 
 def test_arrays_that_are_not_complete_are_refused(tmp_path):
@@ -200,55 +83,6 @@ def test_broken_metadata_are_named(tmp_path):
     for read in (store.open_array, HierarchicalKMeans.from_zarr):
         with pytest.raises((FileNotFoundError, ValueError), match="thing"):
             read(str(tmp_path / "thing"))
-
-
-# Nothing is unpickled
-
-
-class Attack:
-    """When unpickled, it creates a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        """Say what to call."""
-        return Path.touch, (self.path,)
-
-
-PICKLE = {"id": "pickle", "protocol": 5}
-PICKLED = {
-    "objects": {"dtype": "|O", "filters": [PICKLE]},
-    "as a compressor": {"dtype": "|O", "compressor": PICKLE},
-    "numbers": {"dtype": "<f8", "filters": [PICKLE]},
-    "behind texts": {"dtype": "|O", "filters": [{"id": "vlen-utf8"}, PICKLE]},
-    "behind bytes": {"dtype": "|O", "filters": [{"id": "vlen-bytes"}, PICKLE]},
-}
-
-
-@pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
-@pytest.mark.parametrize("metadata", PICKLED.values(), ids=PICKLED)
-def test_pickles_are_refused(tmp_path, metadata):
-    path, trap = tmp_path / "x.zarr", tmp_path / "sprung"
-    path.mkdir()
-    basic = {"zarr_format": 2, "shape": [4, 3], "chunks": [4, 3], "fill_value": 0}
-    rest = {"order": "C", "filters": None, "compressor": None}
-    (path / ".zarray").write_text(json.dumps(basic | rest | metadata))
-    (path / "0.0").write_bytes(pickle.dumps(Attack(trap)))
-    with pytest.raises((RuntimeError, TypeError, ValueError)):
-        HierarchicalKMeans(2).fit(store.open_array(str(path)))
-    assert not trap.exists()
-    pickle.loads((path / "0.0").read_bytes())
-    assert trap.exists(), "the attack would have worked"
-
-
-def test_numcodecs_that_unpickle_unasked_are_ruled_out():
-    """0.16.6 is the first that refuses."""
-    project = Path(__file__).parent.parent / "pyproject.toml"
-    lines = tomllib.loads(project.read_text())["project"]["dependencies"]
-    found = {Requirement(line).name: Requirement(line).specifier for line in lines}
-    assert "0.16.6" in found["numcodecs"]
-    assert "0.16.5" not in found["numcodecs"]
 
 
 # Writing
@@ -449,22 +283,6 @@ def test_overwriting_a_folder_that_is_no_store_is_refused(tmp_path):
     with refused, store.writing(tmp_path, overwrite=True):
         pass
     assert (tmp_path / "notes.txt").read_text() == "not yours"
-
-
-@pytest.mark.parametrize("zarr_format", [2, 3])
-def test_a_fill_value_of_nan_is_no_difference(tmp_path, zarr_format):
-    values = np.arange(80, dtype="f4").reshape(20, 4)
-    z = zarr.create_array(
-        tmp_path / "x.zarr",
-        shape=(20, 4),
-        chunks=(5, 4),
-        dtype="f4",
-        fill_value=np.nan,
-        zarr_format=zarr_format,
-    )
-    z[:] = values
-    model = HierarchicalKMeans(3).fit(z)
-    assert model.n_clusters_ == 3
 
 
 def test_a_remote_folder_of_other_files_is_not_overwritten():
