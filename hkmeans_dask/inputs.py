@@ -126,7 +126,7 @@ def read_features(X: Any, feature_axis: int, *, join: bool = True) -> Features:
 
 def _reading(X: Any, blocks: da.Array) -> int:
     """Bytes that reading the largest block takes for a moment, besides the block."""
-    block = int(math.prod(map(max, blocks.chunks))) * blocks.dtype.itemsize
+    block: int = math.prod(map(max, blocks.chunks)) * blocks.dtype.itemsize
     if not is_zarr(X):
         return block
     chunk = math.prod(X.chunks) * X.dtype.itemsize
