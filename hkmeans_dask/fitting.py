@@ -7,7 +7,7 @@ after a crash and going on after a damaged file are the same: run the stages aga
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from hkmeans_dask.execution import phase
 from hkmeans_dask.hierarchy import Hierarchy
 from hkmeans_dask.inputs import identify
 from hkmeans_dask.stages.coarse import train_coarse
+from hkmeans_dask.stages.copy import copied, copy_features
 from hkmeans_dask.stages.fine import train_fine
-from hkmeans_dask.stages.label import label_features
+from hkmeans_dask.stages.label import are_labelled, label_features
 from hkmeans_dask.stages.partition import partition
 from hkmeans_dask.stages.sample import keep_training_rows
 from hkmeans_dask.work_dir import durable, temporary
@@ -67,6 +68,7 @@ def workspaces(
         seed,
         rows_bytes=n_copied * n_samples * features.dtype.itemsize,
         label_bytes=0 if features.in_memory else 4 * n_features,
+        copy_bytes=0 if features.whole else int(features.blocks.nbytes),
         on_cluster=job.runner.client is not None,
     )
 
@@ -74,7 +76,7 @@ def workspaces(
 def run_stages(
     job: Job, places: Places, seconds: dict[str, float]
 ) -> tuple[Hierarchy, Labels]:
-    """Train and label; computes, in two passes over X.
+    """Train and label; computes, in two passes over X, or over the copy it makes.
 
     Raises
     ------
@@ -95,6 +97,7 @@ def _run_stages(
     job: Job, places: Places, seconds: dict[str, float]
 ) -> tuple[Hierarchy, Labels]:
     model: Any = places.workspace.find("model")
+    job = _in_whole_features(job, places, seconds, trained=model is not None)
     if model is None:
         model = _train(job, places, seconds)
     with phase("label", seconds):
@@ -108,6 +111,20 @@ def _run_stages(
             "those of the last one. Fit again when nothing writes to it."
         )
     return Hierarchy.of(found), labels
+
+
+def _in_whole_features(
+    job: Job, places: Places, seconds: dict[str, float], *, trained: bool
+) -> Job:
+    """Let the stages read whole features: from a copy of X if it must be."""
+    if job.features.whole:
+        return job
+    assert isinstance(places.workspace, OnDisk)
+    features = copied(job.features, places.workspace)
+    if not trained or not are_labelled(features, places.label_space):
+        with phase("copy", seconds):
+            copy_features(job.features, places.workspace, job.runner)
+    return replace(job, features=features)
 
 
 def _train(job: Job, places: Places, seconds: dict[str, float]) -> Any:

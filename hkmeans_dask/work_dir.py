@@ -5,6 +5,7 @@ temporary folder, or all of them to a durable one::
 
     work_dir/<fit key>/manifest.json    the seed, parameters, input; checked by its CRC
                        nonce, lock
+                       copy-*.raw
                        training-*.npz  coarse.npz  partition-*.npz  ...  labels-*.npz
 
 The fit key is made of the parameters and of the input's fingerprint, so that many fits
@@ -90,7 +91,12 @@ def durable(work_dir: Any, identity: dict[str, Any], seed: int) -> Iterator[Plac
 
 @contextmanager
 def temporary(
-    seed: int, rows_bytes: int, label_bytes: int, *, on_cluster: bool
+    seed: int,
+    rows_bytes: int,
+    label_bytes: int,
+    *,
+    copy_bytes: int = 0,
+    on_cluster: bool,
 ) -> Iterator[Places]:
     """Work in memory, or on disk what would take too much of it.
 
@@ -101,17 +107,20 @@ def temporary(
         Of the training rows that have to be copied.
     label_bytes : int
         Of the labels of a lazy X; 0 if they are to be in memory.
+    copy_bytes : int, default=0
+        Of an X that has to be copied to disk.
     on_cluster : bool
         Whether workers compute: one of them would hold all rows in memory.
     """
     most = ONE_PART_BYTES if on_cluster else psutil.virtual_memory().available // 4
-    rows_on_disk, labels_on_disk = rows_bytes > most, label_bytes > LABEL_BYTES
+    rows_on_disk = rows_bytes > most or copy_bytes > 0
+    labels_on_disk = label_bytes > LABEL_BYTES
     if not rows_on_disk and not labels_on_disk:
         yield Places(seed, InMemory(), InMemory())
         return
     parent = dask.config.get("temporary_directory", None) or tempfile.gettempdir()
     Path(parent).mkdir(parents=True, exist_ok=True)
-    _warn_of_memory(parent, rows_bytes * 2 * rows_on_disk + label_bytes)
+    _warn_of_memory(parent, copy_bytes + rows_bytes * 2 * rows_on_disk + label_bytes)
     owner = _Owner(tempfile.mkdtemp(prefix="hkmeans-", dir=parent))
     workspace = OnDisk(Path(owner.folder))
     try:

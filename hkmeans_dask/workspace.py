@@ -10,7 +10,8 @@ In memory nothing is copied: rows are an array and an order. On disk each name i
 ``.npz`` file (a ZIP archive of plain arrays: no pickles, no mmap), written under a
 unique name and renamed when it is complete. ZIP keeps a checksum of every array, so an
 altered or truncated file is noticed where it is read: that raises `Damaged`, and the
-fit computes the file again. Two clients at the same work write the same bytes.
+fit computes the file again. Two clients at the same work write the same bytes. Names
+that end in ``.raw`` are files of another layout, with checksums of their own.
 
 A folder has a *nonce*: every process compares it before its first use, so that a worker
 that sees another file system fails at once.
@@ -26,7 +27,7 @@ import zipfile
 from contextlib import contextmanager, suppress
 from errno import EDQUOT, ENOSPC
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 PIECE_BYTES = 4 * 2**20
 """Bytes of training rows that are read (and checked) at once from a file."""
+
+RAW = ".raw"
+"""Ends the names of files that are no archives of arrays."""
 
 
 class Arrays(Protocol):
@@ -296,18 +300,24 @@ class OnDisk:
 
     def save(self, name: str, **arrays: Array) -> Arrays:
         """Write named arrays; they appear when they are complete."""
+        with self.writing(name) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        return Record(self, name)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """Give a file to write to; it appears when it is complete."""
         self.check()
         temporary = self.folder / f".{name}-{uuid.uuid4().hex}"
         try:
             with fullness_explained(self.folder):
                 with temporary.open("wb") as file:
-                    np.savez(file, **arrays)  # type: ignore[arg-type]
+                    yield file
                     file.flush()
                     os.fsync(file.fileno())
                 temporary.replace(self._path(name))
         finally:
             temporary.unlink(missing_ok=True)
-        return Record(self, name)
 
     def save_rows(self, name: str, rows: Rows) -> StoredRows:
         """Write rows group after group, cut into pieces."""
@@ -323,6 +333,12 @@ class OnDisk:
 
     @contextmanager
     def reading(self, name: str) -> Iterator[Any]:
+        """Open a file of arrays."""
+        with self.opened(name) as file, zipfile.ZipFile(file) as archive:
+            yield _Archive(archive)
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[BinaryIO]:
         """Open a file; whatever is wrong with it, it is damaged.
 
         Any byte may have changed, those that tell how to read the others too, so the
@@ -330,8 +346,8 @@ class OnDisk:
         """
         self.check()
         try:
-            with zipfile.ZipFile(self._path(name)) as file:
-                yield _Archive(file)
+            with self._path(name).open("rb") as file:
+                yield file
         except MemoryError:
             raise
         except Exception as error:
@@ -344,10 +360,11 @@ class OnDisk:
 
     def names(self) -> list[str]:
         """List what is finished."""
-        return sorted(path.stem for path in self.folder.glob("*.npz"))
+        paths = (*self.folder.glob("*.npz"), *self.folder.glob(f"*{RAW}"))
+        return sorted(path.name.removesuffix(".npz") for path in paths)
 
     def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.npz"
+        return self.folder / (name if name.endswith(RAW) else f"{name}.npz")
 
 
 @contextmanager
