@@ -286,7 +286,7 @@ def _fitted(model: HierarchicalKMeans, model_path: str) -> Iterator[tuple[str, o
     yield "clusters", model.n_clusters_
     yield "features per cluster", _spread(model.sizes_)
     yield "inertia", f"{model.inertia_:.6g}"
-    yield "reads of X", model.n_passes_
+    yield "passes over the data", model.n_passes_
     for name, seconds in model._seconds.items():
         yield f"seconds, {name}", f"{seconds:.2f}"
 
@@ -320,9 +320,9 @@ def predict(**options: Any) -> None:
 
 def _predicted(model: HierarchicalKMeans, X: Any) -> da.Array:
     """Label the features of X, which are in its columns if those of the fit were."""
-    from hkmeans_dask.inputs import read_features
+    from hkmeans_dask.inputs import read_whole_features
 
-    features = read_features(X, model.feature_axis)
+    features = read_whole_features(X, model.feature_axis)
     labels: da.Array = model.set_params(feature_axis=0).predict(features.blocks)
     return labels
 
@@ -396,7 +396,7 @@ def _described(record: dict[str, Any], sizes: Any) -> Iterator[tuple[str, object
     yield "clusters", fitted["n_clusters"]
     yield "features per cluster", _spread(sizes)
     yield "inertia", f"{fitted['inertia']:.6g}"
-    yield "reads of X", fitted["n_passes"]
+    yield "passes over the data", fitted["n_passes"]
     yield "seed", record["seed"]
     yield "hkmeans_dask version", record["hkmeans_dask"]
     for name, value in record["parameters"].items():

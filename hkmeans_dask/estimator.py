@@ -58,7 +58,8 @@ class HierarchicalKMeans(
     Groups the *features* of X into `n_clusters`: first into about
     ``sqrt(n_clusters)`` big clusters, then each of these into its share of small ones.
     X may be larger than memory: a fit reads it twice, block by block, with the
-    scheduler that dask would use (threads of this process, a cluster, ...).
+    scheduler that dask would use (threads of this process, a cluster, ...). An X whose
+    chunks along samples are too large to be joined is first copied, with a warning.
 
     Parameters
     ----------
@@ -125,7 +126,8 @@ class HierarchicalKMeans(
     n_features_in_ : int
         ``X.shape[feature_axis]``.
     n_passes_ : int
-        Reads of X that the fit took.
+        Passes over the data that the fit took: 2 reads of X, or 3 where X was read
+        once to copy it, and its copy twice.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Column names, if X was a DataFrame and `feature_axis` is 1.
 
@@ -180,7 +182,7 @@ class HierarchicalKMeans(
         self.work_dir = work_dir
 
     def fit(self, X: Any, y: None = None) -> Self:
-        """Find the clusters; computes, in two passes over X.
+        """Find the clusters; computes, in two passes over X (see `n_passes_`).
 
         Parameters
         ----------
@@ -329,10 +331,11 @@ class HierarchicalKMeans(
         Raises
         ------
         ValueError
-            If X has another number of samples, or NaN or infinities (lazy: computed).
+            If X has another number of samples, or NaN or infinities (lazy: computed);
+            if it is so chunked along samples that a fit would copy it.
         """
         check_is_fitted(self)
-        features = inputs.read_features(X, 0)
+        features = inputs.read_whole_features(X, 0)
         expected = self.cluster_centers_.shape[1]
         if features.blocks.shape[1] != expected:
             raise ValueError(
@@ -404,7 +407,7 @@ class HierarchicalKMeans(
         self.cluster_centers_, self.parents_ = hierarchy.fine, hierarchy.parents
         self.inertia_ = found.inertia
         self.n_clusters_ = self._n_features_out = len(self.sizes_)
-        self.n_passes_ = 2
+        self.n_passes_ = 2 if features.whole else 3
 
     def _hierarchy(self) -> Hierarchy:
         return Hierarchy(

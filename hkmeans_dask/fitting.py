@@ -7,7 +7,7 @@ after a crash and going on after a damaged file are the same: run the stages aga
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +20,9 @@ from hkmeans_dask.hierarchy import Hierarchy
 from hkmeans_dask.inputs import identify
 from hkmeans_dask.memory import Sizes
 from hkmeans_dask.stages.coarse import train_coarse
+from hkmeans_dask.stages.copy import copied, copy_features, feature_cuts
 from hkmeans_dask.stages.fine import train_fine
-from hkmeans_dask.stages.label import label_features
+from hkmeans_dask.stages.label import are_labelled, label_features
 from hkmeans_dask.stages.partition import partition
 from hkmeans_dask.stages.sample import keep_training_rows
 from hkmeans_dask.work_dir import durable, temporary
@@ -55,11 +56,20 @@ class Job:
     runner: Runner
 
 
+def whole_chunks(features: Features) -> tuple[int, ...]:
+    """Features in each block that the stages read."""
+    if features.whole:
+        return tuple(features.blocks.chunks[0])
+    return tuple(np.diff(feature_cuts(features.blocks)).tolist())
+
+
 def sizes_of(job: Job) -> Sizes:
     """Collect what the memory of a fit hangs on."""
     features, blocks = job.features, job.features.blocks
     n_features, n_samples = blocks.shape
-    rows = max(blocks.chunks[0])
+    heights = whole_chunks(features)
+    as_given = max(blocks.chunks[0]) * max(blocks.chunks[1]) * blocks.itemsize
+    block = max(heights) * n_samples * blocks.itemsize
     return Sizes(
         n_features=n_features,
         n_samples=n_samples,
@@ -67,9 +77,10 @@ def sizes_of(job: Job) -> Sizes:
         n_rows=min(job.n_rows, n_features),
         n_big=int(np.sqrt(job.n_clusters)),
         itemsize=features.dtype.itemsize,
-        block_rows=rows,
-        block_bytes=rows * n_samples * blocks.dtype.itemsize,
-        read_bytes=features.read_bytes,
+        block_rows=max(heights),
+        block_bytes=block,
+        read_bytes=features.read_bytes if features.whole else block,
+        copy_bytes=0 if features.whole else as_given + features.read_bytes,
         cast=features.in_place is None and blocks.dtype != features.dtype,
         copied=features.in_place is None,
         batch_size=job.schedule.batch_size,
@@ -79,8 +90,8 @@ def sizes_of(job: Job) -> Sizes:
 
 def rows_go_to_disk(job: Job, sizes: Sizes, *, durable: bool) -> bool:
     """Choose where training rows are, by the memory of those who compute."""
-    if durable or not sizes.rows:
-        return durable
+    if durable or sizes.copy_bytes or not sizes.rows:
+        return durable or sizes.copy_bytes > 0
     if not job.runner.client:
         return bool(sizes.rows > psutil.virtual_memory().available // 4)
     in_memory = memory.project(sizes, on_disk=False)
@@ -136,13 +147,14 @@ def workspaces(
         seed,
         rows_bytes=sizes.rows if on_disk else 0,
         label_bytes=0 if job.features.in_memory else 4 * sizes.n_features,
+        copy_bytes=0 if job.features.whole else int(job.features.blocks.nbytes),
     )
 
 
 def run_stages(
     job: Job, places: Places, seconds: dict[str, float]
 ) -> tuple[Hierarchy, Labels]:
-    """Train and label; computes, in two passes over X.
+    """Train and label; computes, in two passes over X, or over the copy it makes.
 
     Raises
     ------
@@ -163,6 +175,7 @@ def _run_stages(
     job: Job, places: Places, seconds: dict[str, float]
 ) -> tuple[Hierarchy, Labels]:
     model: Any = places.workspace.find("model")
+    job = _in_whole_features(job, places, seconds, trained=model is not None)
     if model is None:
         model = _train(job, places, seconds)
     with phase("label", seconds):
@@ -176,6 +189,20 @@ def _run_stages(
             "those of the last one. Fit again when nothing writes to it."
         )
     return Hierarchy.of(found), labels
+
+
+def _in_whole_features(
+    job: Job, places: Places, seconds: dict[str, float], *, trained: bool
+) -> Job:
+    """Let the stages read whole features: from a copy of X if it must be."""
+    if job.features.whole:
+        return job
+    assert isinstance(places.workspace, OnDisk)
+    features = copied(job.features, places.workspace)
+    if not trained or not are_labelled(features, places.label_space):
+        with phase("copy", seconds):
+            copy_features(job.features, places.workspace, job.runner)
+    return replace(job, features=features)
 
 
 def _train(job: Job, places: Places, seconds: dict[str, float]) -> Any:

@@ -1,7 +1,8 @@
 """What comes in: arrays of every kind, axes, parameters, checks.
 
 Whatever X is, the stages see a dask array ``[n_features, n_samples]`` whose blocks
-hold whole features. What can be refused before data is read is refused here.
+hold whole features, or which `stages.copy` makes so. What can be refused before data is
+read is refused here.
 """
 
 from __future__ import annotations
@@ -68,6 +69,11 @@ class Features:
     read_bytes: int = 0
     """Bytes that reading a block takes for a moment, besides the block."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether blocks hold whole features."""
+        return bool(self.blocks.numblocks[1] == 1)
+
 
 def is_lazy(X: Any) -> bool:
     """Whether X is a dask or Zarr array."""
@@ -88,7 +94,8 @@ def read_features(X: Any, feature_axis: int, *, join: bool = True) -> Features:
     X : array-like, dask array or zarr.Array, 2-D
     feature_axis : {0, 1}
     join : bool, default=True
-        Whether blocks must hold whole features. If not, chunks along samples stay.
+        Whether chunks along samples are joined: into blocks of whole features where
+        these stay below 256 MiB, else into blocks of about 64 MB.
 
     Returns
     -------
@@ -99,8 +106,7 @@ def read_features(X: Any, feature_axis: int, *, join: bool = True) -> Features:
     TypeError
         If X is sparse or a dask DataFrame.
     ValueError
-        If X is not 2-D, not numbers, of unknown chunk sizes, or chunked along samples
-        so finely that blocks of whole features would be too large.
+        If X is not 2-D, not numbers or of unknown chunk sizes.
     """
     if dask.config.get("array.query-planning", None):
         raise ValueError(
@@ -118,7 +124,7 @@ def read_features(X: Any, feature_axis: int, *, join: bool = True) -> Features:
     if feature_axis == 1:
         array = array.T
     if join:
-        array = _join_samples(array, feature_axis)
+        array = _join_samples(array)
     dtype = arithmetic_dtype(array.dtype)
     extra = _reading(X, array)
     return Features(array, dtype, None, in_memory=False, read_bytes=extra)
@@ -137,6 +143,29 @@ def _reading(X: Any, blocks: da.Array) -> int:
 def stored_bytes(X: Any, features: Features) -> int:
     """Bytes of one read of X: as stored, of a Zarr array."""
     return int(X.nbytes_stored() if is_zarr(X) else features.blocks.nbytes)
+
+
+def read_whole_features(X: Any, feature_axis: int) -> Features:
+    """Take any array as features in rows, as `read_features`, in whole features.
+
+    Raises
+    ------
+    ValueError
+        Also if X is chunked along samples so that blocks of whole features would be
+        too large.
+    """
+    features = read_features(X, feature_axis)
+    if not features.whole:
+        n_features, n_samples = features.blocks.shape
+        fitting = max(1, JOINED_BYTES // (n_samples * features.blocks.itemsize))
+        chunks = (fitting, n_samples) if feature_axis == 0 else (n_samples, fitting)
+        raise ValueError(
+            f"X ({n_features} features x {n_samples} samples) is chunked along "
+            "samples, and a block of whole features would exceed "
+            f"{JOINED_BYTES >> 20} MiB. Store it in chunks of whole features first: "
+            f"X.rechunk({chunks}).to_zarr(...)."
+        )
+    return features
 
 
 def arithmetic_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -345,43 +374,46 @@ def _check_dask(array: da.Array) -> da.Array:
     return array if full == array.chunks else array.rechunk(full)
 
 
-def _join_samples(array: da.Array, feature_axis: int) -> da.Array:
-    """Join chunks along samples into blocks of whole features."""
-    if array.numblocks[1] == 1:
+def _join_samples(array: da.Array) -> da.Array:
+    """Join chunks along samples, into blocks of whole features where these fit."""
+    widths = array.chunks[1]
+    if len(widths) == 1:
         return array
-    n_features, n_samples = array.shape
-    tallest = max(array.chunks[0])
-    if tallest * n_samples * array.itemsize > JOINED_BYTES:
-        fitting = max(1, JOINED_BYTES // (n_samples * array.itemsize))
-        raise ValueError(_too_wide(n_features, n_samples, fitting, feature_axis))
-    joined: da.Array = array.rechunk({1: -1})
+    column_bytes = max(1, max(array.chunks[0]) * array.itemsize)
+    wide: tuple[int, ...] = (array.shape[1],)
+    if wide[0] * column_bytes > JOINED_BYTES:
+        wide = _together(widths, BLOCK_BYTES // column_bytes)
+    joined: da.Array = array.rechunk((array.chunks[0], wide))
     return joined
 
 
-def _too_wide(n_features: int, n_samples: int, fitting: int, feature_axis: int) -> str:
-    chunks = (fitting, n_samples) if feature_axis == 0 else (n_samples, fitting)
-    return (
-        f"X ({n_features} features x {n_samples} samples) is chunked along samples, "
-        f"and a block of whole features would exceed {JOINED_BYTES >> 20} MiB. Store "
-        f"it in chunks of whole features first: X.rechunk({chunks}).to_zarr(...)."
-    )
+def _together(widths: tuple[int, ...], most: int) -> tuple[int, ...]:
+    """Add up neighbouring widths, to at most `most`."""
+    sums = [widths[0]]
+    for width in widths[1:]:
+        if sums[-1] + width <= most:
+            sums[-1] += width
+        else:
+            sums.append(width)
+    return tuple(sums)
 
 
 def _from_zarr(X: Any, feature_axis: int, join: bool) -> da.Array:
-    """Read a Zarr array in blocks of whole chunks (or shards), about 64 MB each."""
+    """Read a Zarr array in blocks of whole chunks (or shards), about 64 MB each.
+
+    Those that cannot hold whole features are wide, not tall: few to a feature.
+    """
     from hkmeans_dask.source import as_dask
 
     _refuse_not_2d(X)
     unit = X.shards or X.chunks
     other = 1 - feature_axis
     step = [max(1, min(n, extent)) for n, extent in zip(unit, X.shape, strict=True)]
-    if join:
-        step[other] = max(1, X.shape[other])
-    step_bytes = max(1, step[0] * step[1] * X.dtype.itemsize)
-    if step[other] > unit[other] and step_bytes > JOINED_BYTES:
-        fitting = max(1, JOINED_BYTES // (step[other] * X.dtype.itemsize))
-        raise ValueError(
-            _too_wide(X.shape[feature_axis], step[other], fitting, feature_axis)
-        )
-    step[feature_axis] *= max(1, BLOCK_BYTES // step_bytes)
+    n_samples = max(1, X.shape[other])
+    grown = feature_axis
+    if join and step[feature_axis] * n_samples * X.dtype.itemsize <= JOINED_BYTES:
+        step[other] = n_samples
+    elif join and step[other] < n_samples:
+        grown = other
+    step[grown] *= max(1, BLOCK_BYTES // (step[0] * step[1] * X.dtype.itemsize))
     return as_dask(X, (step[0], step[1]))

@@ -7,6 +7,7 @@ partition may be. Memory never changes a result: it refuses a fit before its fir
 says how many tasks may run at once, or chooses between RAM and disk.
 
 ====================  =================================================================
+copy                  a block of X as it is chunked along samples
 reading               the block, what is decoded of it, what is encoded
 sample                a block, its kept rows, those that wait for their part
 coarse                at most 256 MiB of rows, and what training adds
@@ -84,6 +85,9 @@ class Sizes:
     copied: bool
     """Whether training rows are copied; they are not where X is in this process."""
 
+    copy_bytes: int = 0
+    """What copying a block of X takes, where X is copied into whole features first."""
+
     batch_size: int = 1000
     n_init: int = 10
 
@@ -142,6 +146,8 @@ def project(sizes: Sizes, *, on_disk: bool) -> dict[str, int]:
     }
     if not on_disk:
         stages["sample"] = max(stages["sample"] + held, 2 * held)
+    if sizes.copy_bytes:
+        stages = {"copy": sizes.copy_bytes, **stages}
     return {name: int(SPARE * size) + SMALL for name, size in stages.items()}
 
 
@@ -228,7 +234,7 @@ def least_limit(peak: int, n_threads: int = 1) -> int:
 def refusal(peaks: dict[str, int], capacity: int, needed: int, where: str) -> str:
     """Say what does not fit, with both sizes and the remedy."""
     stage = max(peaks, key=lambda name: peaks[name])
-    remedy = REMEDIES["blocks" if stage in ("sample", "label") else "rows"]
+    remedy = REMEDIES["blocks" if stage in ("copy", "sample", "label") else "rows"]
     return (
         f"A task of the stage {stage!r} takes up to {peaks[stage] >> 20} MiB, but "
         f"{where} can give it {capacity >> 20} MiB. {remedy}, or give it at least "

@@ -10,7 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from hkmeans_dask import memory, minibatch, ranks
-from hkmeans_dask.fitting import rows_go_to_disk, sizes_of
+from hkmeans_dask.fitting import rows_go_to_disk, sizes_of, whole_chunks
 from hkmeans_dask.stages.label import group_blocks
 from hkmeans_dask.work_dir import LABEL_BYTES
 
@@ -26,16 +26,14 @@ class Plan:
     """What a fit takes; a table in a terminal and in Jupyter."""
 
     n_passes: int
-    """Reads of X."""
+    """Passes over the data: reads of X, or one to copy it and two of the copy."""
 
     read_bytes: int
-    """Bytes of X that are read in all passes: as stored, of a Zarr array."""
+    """Bytes of X that are read in all: as stored, of a Zarr array."""
 
     workspace_bytes: int
-    """Bytes written to the workspace; 0 where it is in memory."""
-
-    disk_bytes: int
-    """Bytes that the workspace takes on disk at its fullest."""
+    """Bytes written to the workspace, which are on disk until the fit ends; 0 where it
+    is in memory."""
 
     output_bytes: int
     """Bytes of the fitted model, before compression."""
@@ -61,10 +59,9 @@ class Plan:
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """Give the lines of the table: a name and a text."""
-        yield "reads of X", str(self.n_passes)
+        yield "passes over the data", str(self.n_passes)
         yield "bytes read of X", size(self.read_bytes)
-        yield "bytes written, workspace", size(self.workspace_bytes)
-        yield "disk needed, workspace", size(self.disk_bytes)
+        yield "disk for the workspace", size(self.workspace_bytes)
         yield "bytes of the model", size(self.output_bytes)
         for stage in self.tasks:
             peak = size(self.peaks[stage])
@@ -109,22 +106,25 @@ def plan_fit(job: Job, stored_bytes: int, work_dir: Any) -> Plan:
         What one read of X reads.
     work_dir : path-like or None
     """
-    sizes, chunks = sizes_of(job), job.features.blocks.chunks[0]
+    features, sizes = job.features, sizes_of(job)
+    chunks = whole_chunks(features)
     durable = work_dir is not None
     rows_on_disk = rows_go_to_disk(job, sizes, durable=durable)
-    large = not job.features.in_memory and 4 * sizes.n_features > LABEL_BYTES
-    labels_on_disk = durable or large
+    large = not features.in_memory and 4 * sizes.n_features > LABEL_BYTES
+    written = _rows_written(sizes) if rows_on_disk else 0
+    labels = _labels_written(sizes, chunks) if durable or large else 0
+    copied = 0 if features.whole else features.blocks.nbytes
     peaks = memory.project(sizes, on_disk=rows_on_disk)
     largest = max(peaks.values())
-    written = _rows_written(sizes) * rows_on_disk
-    labels = _labels_written(sizes, chunks) * labels_on_disk
+    tasks = _tasks(sizes, chunks)
+    if copied:
+        tasks = {"copy": features.blocks.npartitions, **tasks}
     return Plan(
-        n_passes=2,
-        read_bytes=2 * stored_bytes,
-        workspace_bytes=written + labels,
-        disk_bytes=written + labels,
+        n_passes=2 if features.whole else 3,
+        read_bytes=(2 if features.whole else 1) * stored_bytes,
+        workspace_bytes=int(written + labels + copied),
         output_bytes=_model(sizes) + 4 * sizes.n_features,
-        tasks=_tasks(sizes, chunks),
+        tasks=tasks,
         peaks=peaks,
         worker_bytes=memory.IDLE + largest,
         worker_limit=memory.least_limit(largest),

@@ -5,7 +5,7 @@ In memory rows are an array and an order; nothing is copied. In a file they are 
 bytes, keys first; a record beside it tells how they are cut, and their checksums::
 
     name.npz   starts, cuts, checksums, ...
-    name.bin   the keys of piece 0, of piece 1, ...; then the rows of piece 0, ...
+    name.raw   the keys of piece 0, of piece 1, ...; then the rows of piece 0, ...
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from hkmeans_dask.kernels import Array, Index
+
+RAW = ".raw"
+"""Ends the names of files that are no archives of arrays."""
 
 PIECE_BYTES = 4 * 2**20
 """Bytes of training rows that are read (and checked) at once from a file."""
@@ -43,7 +46,7 @@ KEY = np.dtype(np.uint64)
 class Files(Protocol):
     """Where files of rows are: a workspace on disk."""
 
-    def open_rows(self, name: str) -> AbstractContextManager[BinaryIO]:
+    def opened(self, name: str) -> AbstractContextManager[BinaryIO]:
         """Open a file; whatever goes wrong inside, it is damaged."""
 
 
@@ -107,7 +110,7 @@ class StoredRows(NamedTuple):
         n_rows = int(self.starts[-1])
         keys = np.empty(n_rows, KEY)
         rows = np.empty((n_rows, self.like.shape[1]), self.like.dtype)
-        with self.files.open_rows(self.name) as file:
+        with self.files.opened(self.name + RAW) as file:
             for piece, (first, last) in enumerate(pairwise(self.cuts)):
                 self._read_keys(file, piece, keys[first:last])
                 self._read_rows(file, piece, rows[first:last])
@@ -115,12 +118,12 @@ class StoredRows(NamedTuple):
 
     def group_keys(self, group: int) -> Array:
         """Keys of one group; see `Rows`."""
-        with self.files.open_rows(self.name) as file:
+        with self.files.opened(self.name + RAW) as file:
             return self._group_keys(file, group)
 
     def take(self, group: int, limit: int) -> Array:
         """Rows of one group whose key is at most `limit`, in rank order; see `Rows`."""
-        with self.files.open_rows(self.name) as file:
+        with self.files.opened(self.name + RAW) as file:
             wanted = _by_rank(self._group_keys(file, group), limit) + self.starts[group]
             piece_of = np.searchsorted(self.cuts, wanted, side="right") - 1
             taken = np.empty((len(wanted), self.like.shape[1]), self.like.dtype)

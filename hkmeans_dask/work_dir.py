@@ -5,6 +5,7 @@ temporary folder, or all of them to a durable one::
 
     work_dir/<fit key>/manifest.json    the seed, parameters, input; checked by its CRC
                        nonce, lock
+                       copy-*.raw
                        training-*.npz  coarse.npz  partition-*.npz  ...  labels-*.npz
 
 The fit key is made of the parameters and of the input's fingerprint, so that many fits
@@ -88,7 +89,9 @@ def durable(work_dir: Any, identity: dict[str, Any], seed: int) -> Iterator[Plac
 
 
 @contextmanager
-def temporary(seed: int, *, rows_bytes: int, label_bytes: int) -> Iterator[Places]:
+def temporary(
+    seed: int, *, rows_bytes: int, label_bytes: int, copy_bytes: int = 0
+) -> Iterator[Places]:
     """Work in memory, or on disk what would take too much of it.
 
     Parameters
@@ -98,14 +101,17 @@ def temporary(seed: int, *, rows_bytes: int, label_bytes: int) -> Iterator[Place
         Of the training rows that go to disk; 0 if they stay in memory.
     label_bytes : int
         Of the labels of a lazy X; 0 if they are to be in memory.
+    copy_bytes : int, default=0
+        Of an X that has to be copied to disk, where training rows then are, too.
     """
-    rows_on_disk, labels_on_disk = rows_bytes > 0, label_bytes > LABEL_BYTES
+    rows_on_disk = rows_bytes > 0 or copy_bytes > 0
+    labels_on_disk = label_bytes > LABEL_BYTES
     if not rows_on_disk and not labels_on_disk:
         yield Places(seed, InMemory(), InMemory())
         return
     parent = dask.config.get("temporary_directory", None) or tempfile.gettempdir()
     Path(parent).mkdir(parents=True, exist_ok=True)
-    _warn_of_memory(parent, rows_bytes * 2 + label_bytes)
+    _warn_of_memory(parent, copy_bytes + rows_bytes * 2 + label_bytes)
     owner = _Owner(tempfile.mkdtemp(prefix="hkmeans-", dir=parent))
     workspace = OnDisk(Path(owner.folder))
     try:

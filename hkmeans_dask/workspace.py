@@ -10,7 +10,8 @@ In memory nothing is copied. On disk each name is one ``.npz`` file (a ZIP archi
 plain arrays: no pickles, no mmap), with a file of bytes beside it for rows, written
 under a unique name and renamed when it is complete. All arrays have checksums, so an
 altered or truncated file is noticed where it is read: that raises `Damaged`, and the
-fit computes the file again. Two clients at the same work write the same bytes.
+fit computes the file again. Two clients at the same work write the same bytes. Names
+that end in ``.raw`` are files of another layout, with checksums of their own.
 
 A folder has a *nonce*: every process compares it before its first use, so that a worker
 that sees another file system fails at once.
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 
-from hkmeans_dask.rows import Rows, StoredRows, write
+from hkmeans_dask.rows import RAW, Rows, StoredRows, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,13 +168,28 @@ class OnDisk:
 
     def save(self, name: str, **arrays: Array) -> Arrays:
         """Write named arrays; they appear when they are complete."""
-        with self._writing(self._path(name)) as file:
+        with self.writing(name) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
         return Record(self, name)
 
+    @contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """Give a file to write to; it appears when it is complete."""
+        self.check()
+        temporary = self.folder / f".{name}-{uuid.uuid4().hex}"
+        try:
+            with fullness_explained(self.folder):
+                with temporary.open("wb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(self._path(name))
+        finally:
+            temporary.unlink(missing_ok=True)
+
     def save_rows(self, name: str, rows: Rows) -> StoredRows:
         """Write rows group after group, then the record that tells of them."""
-        with self._writing(self._rows_path(name)) as file:
+        with self.writing(name + RAW) as file:
             cuts, checksums = write(file, rows)
         total = np.array(rows.total, np.uint64)
         layout = {"starts": rows.starts, "cuts": cuts, "checksums": checksums}
@@ -183,64 +199,41 @@ class OnDisk:
         )
 
     @contextmanager
-    def _writing(self, path: Path) -> Iterator[BinaryIO]:
-        """Write a file under another name until it is complete."""
-        self.check()
-        temporary = self.folder / f".{path.stem}-{uuid.uuid4().hex}"
-        try:
-            with fullness_explained(self.folder):
-                with temporary.open("wb") as file:
-                    yield file
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    def reading(self, name: str) -> Iterator[Any]:
+        """Open a file of arrays."""
+        with self.opened(name) as file, zipfile.ZipFile(file) as archive:
+            yield _Archive(archive)
 
     @contextmanager
-    def reading(self, name: str) -> Iterator[Any]:
+    def opened(self, name: str) -> Iterator[BinaryIO]:
         """Open a file; whatever is wrong with it, it is damaged.
 
         Any byte may have changed, those that tell how to read the others too, so the
         kind of error says nothing.
         """
         self.check()
-        with _damage_named(name), zipfile.ZipFile(self._path(name)) as file:
-            yield _Archive(file)
-
-    @contextmanager
-    def open_rows(self, name: str) -> Iterator[BinaryIO]:
-        """Open the file of rows; whatever is wrong with it, it is damaged."""
-        self.check()
-        with _damage_named(name), self._rows_path(name).open("rb") as file:
-            yield file
+        try:
+            with self._path(name).open("rb") as file:
+                yield file
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise Damaged(name, f"{type(error).__name__}: {error}") from None
 
     def discard(self, *names: str) -> None:
-        """Remove files, if they are there."""
+        """Remove files, if they are there; rows go with their record."""
         for name in names:
-            self._path(name).unlink(missing_ok=True)
-            self._rows_path(name).unlink(missing_ok=True)
+            record = name.removesuffix(RAW)
+            self._path(record).unlink(missing_ok=True)
+            self._path(record + RAW).unlink(missing_ok=True)
 
     def names(self) -> list[str]:
         """List what is finished."""
-        return sorted(path.stem for path in self.folder.glob("*.npz"))
+        paths = (*self.folder.glob("*.npz"), *self.folder.glob(f"*{RAW}"))
+        return sorted(path.name.removesuffix(".npz") for path in paths)
 
     def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.npz"
-
-    def _rows_path(self, name: str) -> Path:
-        return self.folder / f"{name}.bin"
-
-
-@contextmanager
-def _damage_named(name: str) -> Iterator[None]:
-    """Take any error for damage; want of memory is none."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise Damaged(name, f"{type(error).__name__}: {error}") from None
+        return self.folder / (name if name.endswith(RAW) else f"{name}.npz")
 
 
 @contextmanager

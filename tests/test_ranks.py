@@ -107,7 +107,7 @@ def test_parts_are_ranges_of_about_one_size_that_cover_all_features(n, n_bytes):
     [
         (10**6, 0, 1),
         (10**6, ranks.ONE_PART_BYTES, 1),
-        (10**6, ranks.ONE_PART_BYTES + 1, 9),
+        (10**6, ranks.ONE_PART_BYTES + 1, 3),
         (10**6, 10 * ranks.PART_BYTES, 10),
         (10**6, 10 * ranks.PART_BYTES + 1, 11),
         (10**6, 10**15, ranks.MAX_PARTS),

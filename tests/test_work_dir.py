@@ -14,7 +14,7 @@ import psutil
 import pytest
 from numpy.testing import assert_array_equal
 
-from hkmeans_dask import HierarchicalKMeans, fitting, ranks, work_dir
+from hkmeans_dask import HierarchicalKMeans, fitting, memory, ranks, work_dir
 from hkmeans_dask.work_dir import durable, temporary
 from hkmeans_dask.workspace import InMemory, OnDisk
 from tests.strategies import Watched
@@ -248,10 +248,10 @@ def flip_data(path):
 # The stage that needs the file next; the labels are those of a finished fit.
 NEEDED_BY = {
     "training-0.npz": "train_coarse",
-    "training-0.bin": "train_coarse",
+    "training-0.raw": "train_coarse",
     "coarse.npz": "partition",
     "partition-0.npz": "train_fine",
-    "partition-0.bin": "train_fine",
+    "partition-0.raw": "train_fine",
     "shares.npz": "train_fine",
     "fine-0.npz": "label_features",
     "model.npz": "label_features",
@@ -271,8 +271,8 @@ def test_a_damaged_file_is_made_again(tmp_path, monkeypatch, name, damage):
     if name == "fine-0.npz":
         (only(tmp_path) / "model.npz").unlink()
     damage(only(tmp_path) / name)
-    stem = Path(name).stem
-    with pytest.warns(UserWarning, match=f"{stem} is damaged .* computed again"):
+    shown = name.removesuffix(".npz")
+    with pytest.warns(UserWarning, match=f"{shown} is damaged .* computed again"):
         model.fit(X)
     same(model)
     same(HierarchicalKMeans(9, work_dir=tmp_path).fit(X))
@@ -285,11 +285,11 @@ def test_damage_while_a_fit_runs_is_repaired(tmp_path, monkeypatch):
 
     def damaging(*args):
         monkeypatch.setattr(fitting, "train_fine", original)
-        flip_data(only(tmp_path) / "partition-0.bin")
+        flip_data(only(tmp_path) / "partition-0.raw")
         return original(*args)
 
     monkeypatch.setattr(fitting, "train_fine", damaging)
-    with pytest.warns(UserWarning, match="partition-0 is damaged"):
+    with pytest.warns(UserWarning, match=r"partition-0\.raw is damaged"):
         same(HierarchicalKMeans(9, work_dir=tmp_path).fit(X))
 
 
@@ -297,14 +297,14 @@ def test_a_disk_that_keeps_damaging_files_ends_the_fit(tmp_path, monkeypatch):
     original = fitting.train_fine
 
     def damaging(*args):
-        flip_data(only(tmp_path) / "partition-0.bin")
+        flip_data(only(tmp_path) / "partition-0.raw")
         return original(*args)
 
     monkeypatch.setattr(fitting, "train_fine", damaging)
     model = HierarchicalKMeans(9, work_dir=tmp_path)
     with (
         pytest.warns(UserWarning, match="damaged") as warned,
-        pytest.raises(fitting.Damaged, match="partition-0"),
+        pytest.raises(fitting.Damaged, match=r"partition-0\.raw"),
     ):
         model.fit(VALUES)
     assert len(warned) == fitting.ATTEMPTS - 1
@@ -435,18 +435,18 @@ def labels_on_disk(monkeypatch, temporaries):
 
 
 SIZES = {
-    "small": (10, 10, False, False),
+    "small": (0, 10, False, False),
     "many rows": (LARGE, 10, True, False),
-    "many labels": (10, LARGE, False, True),
+    "many labels": (0, LARGE, False, True),
     "both": (LARGE, LARGE, True, True),
 }
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-@pytest.mark.parametrize("on_cluster", [True, False])
-def test_what_is_large_goes_to_disk(temporaries, size, on_cluster):
+def test_what_is_large_goes_to_disk(temporaries, size):
     rows_bytes, label_bytes, *on_disk = size
-    with temporary(7, rows_bytes, label_bytes, on_cluster=on_cluster) as places:
+    places = temporary(7, rows_bytes=rows_bytes, label_bytes=label_bytes)
+    with places as places:
         assert places.seed == 7
         spaces = [places.workspace, places.label_space]
         assert [space.on_disk for space in spaces] == on_disk
@@ -455,17 +455,8 @@ def test_what_is_large_goes_to_disk(temporaries, size, on_cluster):
         assert [type(space) for space in spaces] == kinds
 
 
-def test_a_cluster_holds_fewer_rows_in_memory(temporaries):
-    rows_bytes = ranks.ONE_PART_BYTES + 1
-    if psutil.virtual_memory().available < 8 * rows_bytes:
-        pytest.skip("needs 2 GiB of free memory")
-    for on_cluster in (True, False):
-        with temporary(0, rows_bytes, 0, on_cluster=on_cluster) as places:
-            assert places.workspace.on_disk == on_cluster
-
-
 def test_a_temporary_folder_goes_at_the_end(temporaries):
-    with temporary(0, LARGE, 0, on_cluster=True) as places:
+    with temporary(0, rows_bytes=LARGE, label_bytes=0) as places:
         places.workspace.save("coarse", centers=np.ones(3))
         assert list(only(temporaries).glob("coarse.npz"))
     assert not list(temporaries.glob("*/*.npz"))
@@ -477,7 +468,7 @@ def test_a_temporary_folder_goes_at_the_end(temporaries):
 @pytest.mark.parametrize("error", [Interrupted, KeyboardInterrupt])
 def test_a_temporary_folder_goes_after_an_error(temporaries, error):
     def fail():
-        with temporary(0, LARGE, LARGE, on_cluster=False) as places:
+        with temporary(0, rows_bytes=LARGE, label_bytes=LARGE) as places:
             places.workspace.save("coarse", centers=np.ones(3))
             assert only(temporaries).exists()
             raise error
@@ -500,7 +491,7 @@ def test_a_temporary_folder_in_memory_is_warned_of():
     kinds = {p.mountpoint: p.fstype for p in psutil.disk_partitions(all=True)}
     if kinds.get("/dev/shm") != "tmpfs":
         pytest.skip("no folder in memory here")
-    large = temporary(0, 0, 2**25, on_cluster=False)
+    large = temporary(0, rows_bytes=0, label_bytes=2**25)
     said = r"32 MiB .* go to /dev/shm, .* memory \(tmpfs\)\. Pass work_dir"
     with (
         dask.config.set(temporary_directory="/dev/shm"),
@@ -582,7 +573,7 @@ def test_labels_of_a_work_dir_stay_without_the_model(tmp_path):
 def test_a_cluster_with_rows_and_labels_on_disk_gives_the_same_bits(
     two_processes, labels_on_disk, monkeypatch
 ):
-    monkeypatch.setattr(work_dir, "ONE_PART_BYTES", 0)
+    monkeypatch.setattr(memory, "CLUSTER_ROWS", 0)
     original, during = fitting.label_features, []
 
     def looking(*args):
@@ -603,7 +594,7 @@ def test_a_cluster_goes_on_with_what_threads_began(
     model = HierarchicalKMeans(9, work_dir=tmp_path)
     with dask.config.set(scheduler="threads"):
         interrupt(monkeypatch, "train_fine", model, X)
-    flip_data(only(tmp_path) / "partition-0.bin")
-    with pytest.warns(UserWarning, match="partition-0 is damaged"):
+    flip_data(only(tmp_path) / "partition-0.raw")
+    with pytest.warns(UserWarning, match=r"partition-0\.raw is damaged"):
         model.fit(X)
     same(model)

@@ -151,7 +151,7 @@ def test_a_group_is_read_from_its_own_pieces_only(disk, monkeypatch):
     array, keys = np.arange(20.0).reshape(10, 2), np.arange(10, dtype=np.uint64)
     rows = Rows(array, np.arange(10), keys, np.array([0, 5, 10]), 0)
     stored = disk.save_rows("rows", rows)
-    path = disk.folder / "rows.bin"
+    path = disk.folder / "rows.raw"
     flip(path, data_of(path, array[8:]))
     same(stored.take(0, ALL), array[:5])
     same(stored.take(1, 7), array[5:8])

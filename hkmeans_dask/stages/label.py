@@ -101,6 +101,13 @@ def label_features(
     return Labels(done, bounds, sizes, inertia, total)
 
 
+def are_labelled(features: Features, workspace: InMemory | OnDisk) -> bool:
+    """Whether all labels are in the workspace, so that X is not needed for them."""
+    _, cuts = group_blocks(features.blocks.chunks[0])
+    names = (f"labels-{number}" for number in range(len(cuts) - 1))
+    return all(workspace.find(name) is not None for name in names)
+
+
 def as_array(found: Labels, numbers: Array, features: Features, owner: object) -> Any:
     """Labels of an X in this process as an ndarray, else as a dask array.
 
