@@ -169,8 +169,8 @@ def test_a_worker_in_another_folder_finds_relative_paths(
         assert seen == str(tmp_path / "elsewhere")
         X = zarr.open_array("x.zarr", mode="r")
         model = HierarchicalKMeans(20, work_dir="work").fit(X)
+        assert_array_equal(model.labels_, EXPECTED.labels_)
     assert os.listdir("elsewhere") == ["log"]
-    assert_array_equal(model.labels_, EXPECTED.labels_)
 
 
 # Without the mount
@@ -197,7 +197,7 @@ def test_a_worker_without_the_mount_is_an_error_not_zeros(cluster, tmp_path, hid
     X = zarr.open_array(put(tmp_path / "data/x.zarr"), mode="r")
     message = {
         "data": r"data/x\.zarr cannot be seen by process \d+ on .* Use a path or URL",
-        "work": r"work.* shared .*work_dir",
+        "work": r"work/\w+ as seen by process \d+ on .* is not that of the client",
     }[hidden]
     with worker(cluster, tmp_path / "here", before=hiding(tmp_path / hidden)):
         cluster.wait_for_workers(1, timeout=30)
@@ -209,4 +209,4 @@ def test_a_worker_without_the_mount_is_an_error_not_zeros(cluster, tmp_path, hid
                     lazy.compute()
     with dask.config.set(scheduler="threads"):
         model = HierarchicalKMeans(20, work_dir=tmp_path / "work").fit(X)
-    assert_array_equal(model.labels_, EXPECTED.labels_)
+        assert_array_equal(model.labels_, EXPECTED.labels_)
