@@ -21,6 +21,9 @@ import zarr
 
 PHASES = ("sample", "coarse", "partition", "fine", "label")
 
+LEFT = {"manifest.json", "nonce", "model.npz", "labels"}
+"""Kinds of files that stay in the folder of a fit that is done."""
+
 SIZES = {
     "inputs.BLOCK_BYTES": 10_000 * 32 * 4,
     "ranks.ONE_PART_BYTES": 2**20,
@@ -171,3 +174,9 @@ def fit(source, folder, *more):
 def size_of(folder):
     """Give the bytes of all files."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def left(work_dir):
+    """Give the kinds of files in the only folder there."""
+    (folder,) = work_dir.iterdir()
+    return {path.name.split("-")[0] for path in folder.iterdir()}

@@ -8,16 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from tests.processes import PHASES, bits, fit, run, size_of
+from tests.processes import LEFT, PHASES, bits, fit, left, run, size_of
 
 MOMENTS = 5
-LEFT = {"manifest.json", "nonce", "model.npz", "labels"}
-
-
-def left(work_dir):
-    """Give the kinds of files in the only folder there."""
-    (folder,) = work_dir.iterdir()
-    return {path.name.split("-")[0] for path in folder.iterdir()}
 
 
 def kill(start, command, folder, phase, delay):
