@@ -6,7 +6,7 @@ import pytest
 from distributed import Client, LocalCluster
 from threadpoolctl import threadpool_limits
 
-from tests.processes import bits, commands, fit, run, write_input
+from tests.processes import Whole, bits, commands, fit, run, write_input
 
 
 @contextmanager
@@ -58,8 +58,8 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def whole(source, tmp_path_factory):
-    """Fit it without interruption: the command that did, and all bits of the model."""
+    """Fit it without interruption: what tests compare with."""
     folder = tmp_path_factory.mktemp("whole")
     with commands(folder) as start:
         command = run(start, *fit(source, folder))
-        yield command, bits(folder / "model")
+        yield Whole(command, bits(folder / "model"), folder / "model")

@@ -14,6 +14,7 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -123,6 +124,14 @@ class Command:
             os.killpg(self.pid, signal.SIGKILL)
         self._process.join()
         self._process.close()
+
+
+class Whole(NamedTuple):
+    """A fit that nothing interrupted."""
+
+    command: Command
+    bits: dict[str, object]
+    model: Path
 
 
 @contextmanager

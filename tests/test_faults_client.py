@@ -27,19 +27,18 @@ def kill(start, command, folder, phase, delay):
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_killed_fit_goes_on(phase, moment, start, source, whole, tmp_path):
     """At random moments, one in each fifth of the time that a phase takes."""
-    first, expected = whole
     here = tmp_path / "here"
     rng = np.random.default_rng([PHASES.index(phase), moment])
     share = (moment + rng.random()) / MOMENTS
-    kill(start, fit(source, here), here, phase, share * first.seconds()[phase])
+    kill(start, fit(source, here), here, phase, share * whole.command.seconds()[phase])
     assert os.listdir(here) == ["work"]
     finished = list((here / "work").glob("*/*.npz"))
     size = sum(path.stat().st_size for path in finished)
     again = run(start, *fit(source, here))
-    assert bits(here / "model") == expected
+    assert bits(here / "model") == whole.bits
     assert again.complaints() == []
     assert left(here / "work") == LEFT
-    read, written = first.io() - again.io()
+    read, written = whole.command.io() - again.io()
     assert written > size - 1000, "what was finished is not written again"
     if phase != "sample":
         assert read > 0.99 * size_of(source), "X is read once"
@@ -50,13 +49,12 @@ def test_a_killed_fit_goes_on(phase, moment, start, source, whole, tmp_path):
 @pytest.mark.parametrize("lead", [0, 0.4])
 def test_two_clients_at_the_same_fit_end_well(lead, start, source, whole, tmp_path):
     """Started together, or the second while the first is in the middle of it."""
-    _, expected = whole
     one, other = tmp_path / "one", tmp_path / "other"
     running = [start(*fit(source, one))]
     time.sleep(lead)
     running.append(start(*fit(source, other, "--work-dir", one / "work")))
     assert [command.wait() for command in running] == [0, 0]
-    assert bits(one / "model") == bits(other / "model") == expected
+    assert bits(one / "model") == bits(other / "model") == whole.bits
     said = [line for command in running for line in command.complaints()]
     assert sum("at the same fit" in line for line in said) == 1
     assert left(one / "work") == LEFT
