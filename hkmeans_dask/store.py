@@ -26,6 +26,7 @@ from fsspec.core import url_to_fs
 from zarr.codecs import BloscCodec
 
 from hkmeans_dask.source import as_dask
+from hkmeans_dask.workspace import fullness_explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,8 +126,9 @@ def writing(url: str | os.PathLike[str], *, overwrite: bool) -> Iterator[str]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        yield str(partial)
-        _replace(partial, path)
+        with fullness_explained(target, "Make space, or choose another output"):
+            yield str(partial)
+            _replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

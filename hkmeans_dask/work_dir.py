@@ -4,7 +4,7 @@ A fit keeps its intermediate results in memory where they are small. Larger ones
 temporary folder, or all of them to a durable one::
 
     work_dir/<fit key>/manifest.json    the seed, parameters, input; checked by its CRC
-                       nonce, lock
+                       nonce, lock-<host>-<process>
                        copy-*.raw
                        training-*.npz  coarse.npz  partition-*.npz  ...  labels-*.npz
 
@@ -59,7 +59,18 @@ class _Owner:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self.remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.remove = weakref.finalize(self, _remove, folder)
+
+
+def _remove(folder: str) -> None:
+    """Remove a folder to which tasks that nobody waits for may still write.
+
+    Under another name none of them finds it.
+    """
+    gone = f"{folder}-gone"
+    with suppress(OSError):
+        os.rename(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 @contextmanager
@@ -77,7 +88,6 @@ def durable(work_dir: Any, identity: dict[str, Any], seed: int) -> Iterator[Plac
     identity = {"hkmeans_dask": version("hkmeans_dask"), **identity}
     folder = Path(work_dir).absolute() / tokenize(identity)
     folder.mkdir(parents=True, exist_ok=True)
-    began = time.time()
     manifest = _read_manifest(folder) or _first_manifest(folder, identity, seed)
     workspace = OnDisk(folder)
     with _lock(folder):
@@ -85,7 +95,7 @@ def durable(work_dir: Any, identity: dict[str, Any], seed: int) -> Iterator[Plac
         names = workspace.names()
         done = [n for n in names if n != "model" and not n.startswith("labels-")]
         workspace.discard(*done)
-        _discard_older(folder, began)
+        _discard_half_written(folder)
 
 
 @contextmanager
@@ -127,12 +137,14 @@ def temporary(
     workspace.discard(*(n for n in workspace.names() if not n.startswith("labels-")))
 
 
-def _discard_older(folder: Path, began: float) -> None:
-    """Remove what processes that were killed before left half-written."""
-    for path in folder.glob(".*"):
-        with suppress(FileNotFoundError):
-            if path.stat().st_mtime < began:
-                path.unlink()
+def _discard_half_written(folder: Path) -> None:
+    """Remove what killed processes left, where no other client may be writing it."""
+    now = time.time()
+    if not _others(folder):
+        for path in folder.glob(".*"):
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < now:
+                    path.unlink()
 
 
 def _warn_of_memory(parent: str, n_bytes: int) -> None:
@@ -185,19 +197,48 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """Warn of another client in the same folder: no harm, but the same work twice."""
-    path, own = folder / "lock", f"{socket.gethostname()} {os.getpid()}"
-    with suppress(OSError, ValueError):
-        host, process = path.read_text().split()
-        alive = host != socket.gethostname() or psutil.pid_exists(int(process))
-        if alive and path.read_text() != own:
-            warnings.warn(
-                f"Process {process} on {host} seems to be at the same fit in {folder}. "
-                "Both will end well, but do the same work.",
-                stacklevel=6,
-            )
-    path.write_text(own)
+    """Warn of another client in the same folder: no harm, but the same work twice.
+
+    Each adds its lock before it looks, so one of two that begin together sees the
+    other. A lock from elsewhere may be that of a dead process: it is warned of once.
+    """
+    own = _own_lock(folder)
+    with suppress(OSError):  # on a full disk a finished fit can still be read
+        own.touch()
+    others = _others(folder)
+    for path in others:
+        host, process = _owner_of(path)
+        warnings.warn(
+            f"Process {process} on {host} seems to be at the same fit in {folder}. "
+            "Both will end well, but do the same work.",
+            stacklevel=6,
+        )
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        elsewhere = [p for p in others if _owner_of(p)[0] != socket.gethostname()]
+        for path in (own, *elsewhere):
+            path.unlink(missing_ok=True)
+
+
+def _own_lock(folder: Path) -> Path:
+    return folder / f"lock-{socket.gethostname()}-{os.getpid()}"
+
+
+def _owner_of(lock: Path) -> tuple[str, int]:
+    """Tell host and process from the name of a lock."""
+    _, _, owner = lock.name.partition("-")
+    host, _, process = owner.rpartition("-")
+    return host, int(process)
+
+
+def _others(folder: Path) -> list[Path]:
+    """Locks of other clients, but for those of dead processes of this machine."""
+    others = []
+    for path in sorted({*folder.glob("lock-*")} - {_own_lock(folder)}):
+        host, process = _owner_of(path)
+        if host == socket.gethostname() and not psutil.pid_exists(process):
+            path.unlink(missing_ok=True)
+        else:
+            others.append(path)
+    return others

@@ -39,6 +39,12 @@ if TYPE_CHECKING:
     from hkmeans_dask.kernels import Array
 
 
+ELSEWHERE = (
+    "Make space, or pass a work_dir elsewhere; a fit with a work_dir goes on where it "
+    "stopped"
+)
+
+
 class Arrays(Protocol):
     """Named arrays, in memory or in a file."""
 
@@ -237,15 +243,12 @@ class OnDisk:
 
 
 @contextmanager
-def fullness_explained(folder: Path) -> Iterator[None]:
-    """Say what to do when the disk is full."""
+def fullness_explained(place: Path | str, remedy: str = ELSEWHERE) -> Iterator[None]:
+    """Say where the disk is full, and what to do."""
     try:
         yield
     except OSError as error:
         if error.errno not in (ENOSPC, EDQUOT):
             raise
-        raise OSError(
-            error.errno,
-            f"{folder} is full ({error.strerror}). Make space, or pass a work_dir "
-            "elsewhere; a fit with a work_dir goes on where it stopped",
-        ) from error
+        said = f"{place} is full ({os.strerror(error.errno)}). {remedy}"
+        raise OSError(error.errno, said) from error

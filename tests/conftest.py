@@ -6,6 +6,8 @@ import pytest
 from distributed import Client, LocalCluster
 from threadpoolctl import threadpool_limits
 
+from tests.processes import Whole, bits, commands, fit, run, write_input
+
 
 @contextmanager
 def local_cluster(n_workers, threads_per_worker=1, *, processes=True):
@@ -39,3 +41,25 @@ def one_openmp_thread():
     """Let nilearn's k-means not spin for cores that other processes hold: 50 x."""
     with threadpool_limits(1, user_api="openmp"):
         yield
+
+
+@pytest.fixture
+def start(tmp_path_factory):
+    """Start commands in processes of their own."""
+    with commands(tmp_path_factory.mktemp("logs")) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory):
+    """Write an array that takes a second to cluster."""
+    return write_input(tmp_path_factory.mktemp("source") / "x")
+
+
+@pytest.fixture(scope="session")
+def whole(source, tmp_path_factory):
+    """Fit it without interruption: what tests compare with."""
+    folder = tmp_path_factory.mktemp("whole")
+    with commands(folder) as start:
+        command = run(start, *fit(source, folder))
+        yield Whole(command, bits(folder / "model"), folder / "model")

@@ -1,11 +1,15 @@
 """Which folder a fit has, what stays there, and that a fit goes on where it stopped."""
 
 import gc
+import os
 import pickle
 import socket
 import subprocess
 import sys
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import dask
@@ -361,43 +365,56 @@ def neighbour():
             process.communicate(b"\n")
 
 
-def lock(parent, owner):
+def lock(parent, host, process):
     folder, _ = folder_and_seed(parent, {}, 0)
-    (folder / "lock").write_text(owner)
+    (folder / f"lock-{host}-{process}").touch()
     return folder
 
 
+def locks(folder):
+    return [name for name in listed(folder) if name.startswith("lock")]
+
+
 def test_a_living_process_at_the_same_fit_is_warned_of(tmp_path, neighbour):
-    folder = lock(tmp_path, f"{socket.gethostname()} {neighbour.pid}")
-    with pytest.warns(UserWarning, match=f"Process {neighbour.pid} on .* same fit"):
-        folder_and_seed(tmp_path, {}, 0)
-    assert "lock" not in listed(folder)
+    folder = lock(tmp_path, socket.gethostname(), neighbour.pid)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=f"Process {neighbour.pid} on .* same fit"):
+            folder_and_seed(tmp_path, {}, 0)
+    assert locks(folder) == [f"lock-{socket.gethostname()}-{neighbour.pid}"]
 
 
-def test_a_process_elsewhere_may_be_living(tmp_path):
+def test_a_process_elsewhere_may_be_living_and_is_warned_of_once(tmp_path):
     nobody = 2**30
     assert not psutil.pid_exists(nobody)
-    lock(tmp_path, f"another-host {nobody}")
+    folder = lock(tmp_path, "another-host", nobody)
     with pytest.warns(
         UserWarning, match=f"Process {nobody} on another-host .* same fit"
     ):
         folder_and_seed(tmp_path, {}, 0)
+    assert locks(folder) == []
 
 
-def test_the_lock_of_a_dead_process_is_taken_over(tmp_path, neighbour):
+def test_the_lock_of_a_dead_process_goes(tmp_path, neighbour):
     neighbour.communicate(b"\n")
     assert not psutil.pid_exists(neighbour.pid)
-    folder = lock(tmp_path, f"{socket.gethostname()} {neighbour.pid}")
+    folder = lock(tmp_path, socket.gethostname(), neighbour.pid)
     folder_and_seed(tmp_path, {}, 0)
-    assert "lock" not in listed(folder)
+    assert locks(folder) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"host", b"host x y", b"\xff 1"])
-def test_a_damaged_lock_is_taken_over(tmp_path, content):
-    folder = lock(tmp_path, "")
-    (folder / "lock").write_bytes(content)
-    folder_and_seed(tmp_path, {}, 0)
-    assert "lock" not in listed(folder)
+@pytest.mark.filterwarnings("ignore:.*same fit")
+@pytest.mark.parametrize("host", [None, "here", "another-host"])
+def test_what_a_dead_worker_left_half_written_goes_unless_others_write(
+    tmp_path, neighbour, host
+):
+    with durable(tmp_path, {}, 0) as places:
+        folder = places.workspace.folder
+        rest = folder / ".training-0-0123456789abcdef0123456789abcdef"
+        rest.write_bytes(bytes(100))
+        if host is not None:  # one that came later
+            host = socket.gethostname() if host == "here" else host
+            (folder / f"lock-{host}-{neighbour.pid}").touch()
+    assert rest.exists() == (host is not None)
 
 
 def test_the_lock_is_there_during_a_fit_only(tmp_path, monkeypatch):
@@ -411,8 +428,8 @@ def test_the_lock_is_there_during_a_fit_only(tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "train_coarse", stop)
     with pytest.raises(Interrupted):
         HierarchicalKMeans(9, work_dir=tmp_path).fit(X)
-    assert "lock" in seen
-    assert "lock" not in listed(only(tmp_path))
+    assert f"lock-{socket.gethostname()}-{os.getpid()}" in seen
+    assert locks(only(tmp_path)) == []
 
 
 # Temporary folders
@@ -477,6 +494,30 @@ def test_a_temporary_folder_goes_after_an_error(temporaries, error):
         fail()
     assert listed(temporaries) == []
     assert caught.tb, "a traceback that is kept, and all in it, does not keep it"
+
+
+def test_a_temporary_folder_goes_while_a_task_still_writes(temporaries):
+    """Nobody waits for tasks after an error."""
+    stop, wrote = threading.Event(), threading.Event()
+
+    def write(space):
+        while not stop.is_set():
+            with suppress(OSError):
+                space.save("coarse", centers=np.ones(3))
+            wrote.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            with temporary(0, LARGE, 0, on_cluster=True) as places:
+                for _ in range(2):
+                    pool.submit(write, places.workspace)
+                wrote.wait()
+                raise Interrupted
+        except Interrupted:
+            pass
+        finally:
+            stop.set()
+    assert listed(temporaries) == []
 
 
 def test_a_temporary_folder_goes_after_a_fit_of_bad_values(labels_on_disk):
