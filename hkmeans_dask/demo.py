@@ -13,9 +13,7 @@ The windows are 64 times as large as the photographs and are never in memory at 
 
 from __future__ import annotations
 
-import resource
 import shlex
-import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask.array as da
@@ -27,7 +25,7 @@ from sklearn.datasets import load_sample_images
 
 from hkmeans_dask import inputs, store
 from hkmeans_dask.estimator import HierarchicalKMeans
-from hkmeans_dask.execution import Runner, phase, task
+from hkmeans_dask.execution import Runner, peak_memory, phase, task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -211,12 +209,6 @@ def next_steps(folder: Path) -> str:
             f"  hkmeans-dask fit {patches} {finer} -k 3000 --workers 2",
         )
     )
-
-
-def peak_memory() -> int:
-    """Largest memory that this process has had, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def windows(images: Sequence[Array]) -> da.Array:

@@ -19,7 +19,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hkmeans_dask import inputs, reduction
-from hkmeans_dask.execution import Runner, shown
+from hkmeans_dask.diagnostics import Diagnostics
+from hkmeans_dask.execution import Runner, peak_memory, shown
 from hkmeans_dask.fitting import Job, run_stages, workspaces
 from hkmeans_dask.hierarchy import Hierarchy
 from hkmeans_dask.minibatch import Schedule
@@ -47,6 +48,7 @@ class HierarchicalKMeans(
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     ClusterMixin,
+    Diagnostics,
     ZarrPersistence,
     BaseEstimator,
 ):
@@ -116,6 +118,11 @@ class HierarchicalKMeans(
         Removed from features before distances are measured.
     inertia_ : float
         Sum of squared distances to `cluster_centers_`.
+    cluster_inertia_ : ndarray of shape (n_clusters_,), float64
+        The part of `inertia_` that each cluster has.
+    coarse_sizes_, coarse_inertia_ : ndarray of shape (n_big_clusters,)
+    imbalance_ : float
+        1 for clusters of one size; the more unequal, the larger.
     n_clusters_ : int
         Clusters found: `n_clusters`, or fewer where distinct features ran out or no
         feature chose a cluster in the last read.
@@ -212,6 +219,7 @@ class HierarchicalKMeans(
             self._set_fitted(features, hierarchy, labels, places.owner)
         self._seconds = seconds
         self._origin = {"seed": places.seed, "input": described}
+        self._origin["peak_memory"] = peak_memory()
         if self.n_clusters_ < n_clusters:
             warnings.warn(
                 f"Number of distinct clusters ({self.n_clusters_}) found smaller than "
@@ -369,7 +377,8 @@ class HierarchicalKMeans(
         self.sizes_ = found.sizes[used]
         self.offset_, self.coarse_centers_ = hierarchy.offset, hierarchy.coarse
         self.cluster_centers_, self.parents_ = hierarchy.fine, hierarchy.parents
-        self.inertia_ = found.inertia
+        self.cluster_inertia_ = found.inertia[used]
+        self.inertia_ = float(self.cluster_inertia_.sum())
         self.n_clusters_ = self._n_features_out = len(self.sizes_)
         self.n_passes_ = 2
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import resource
+import sys
 import threading
 import time
 import uuid
@@ -202,6 +204,12 @@ def phase(name: str, seconds: dict[str, float]) -> Iterator[None]:
     yield
     seconds[name] = time.perf_counter() - start
     logger.info("%-9s %7.2f s", name, seconds[name])
+
+
+def peak_memory() -> int:
+    """Largest memory that this process has had, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @contextmanager
