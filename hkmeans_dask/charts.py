@@ -17,6 +17,9 @@ from PIL import Image
 if TYPE_CHECKING:
     from hkmeans_dask.kernels import Array, Index
 
+PLOT_WIDTH = 92
+"""Percent of the width that bars take; the labels of the vertical axis have the rest."""
+
 BINS = 36
 """Bars of a histogram, at most."""
 
@@ -32,8 +35,8 @@ MAP_SHOWN = 2000
 MAP_VALUES = 2**24
 """Values of the centers on a map, at most: 128 MiB as float64."""
 
-MAP_SHAPE = (4, 3)
-"""Width by height of the map."""
+MAP_ASPECTS = (1.2, 2.4)
+"""Width of a map by its height: that of the cloud of centers, within these."""
 
 CURVE_POINTS = 192
 """Points of a curve, at most; more samples are averaged."""
@@ -68,6 +71,7 @@ class Bars(NamedTuple):
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     logarithmic: bool = False
+    width: int = PLOT_WIDTH
 
 
 class Dot(NamedTuple):
@@ -86,6 +90,9 @@ class Map(NamedTuple):
     """By hue."""
 
     n_shown: int
+    aspect: float
+    """Width by height."""
+
     explained: list[float]
     """Share of the variance of the centers, of each axis."""
 
@@ -107,7 +114,7 @@ def histogram(sizes: Index) -> Bars:
         edges = np.arange(low, high + step, step)
     counts, _ = np.histogram(sizes, edges)
     scale = np.log if logarithmic else np.asarray
-    places = 100 * (scale(edges) - scale(low)) / (scale(edges[-1]) - scale(low))
+    places = PLOT_WIDTH * (scale(edges) - scale(low)) / (scale(edges[-1]) - scale(low))
     bars = [
         Bar(left, right - left, count / counts.max(), _bin_title(first, last, count))
         for left, right, first, last, count in zip(
@@ -129,8 +136,8 @@ def _bin_title(first: int, last: int, count: int) -> str:
 
 
 def _heights(most: float, suffix: str = "", scale: float = 1) -> list[Tick]:
-    """Label a vertical axis that ends at `most`."""
-    marks = _round_numbers(0, most * scale, 4)
+    """Label a vertical axis that ends at `most` times `scale`."""
+    marks = _round_numbers(0, most * scale, 5)
     return [Tick(mark / (most * scale), f"{mark:,g}{suffix}") for mark in marks]
 
 
@@ -163,7 +170,7 @@ def shares(coarse_sizes: Index, coarse_inertia: Array | None) -> Bars:
     values = coarse_inertia / total if coarse_inertia is not None and total else sizes
     order = np.argsort(-values, kind="stable")[:BIG_SHOWN]
     most = max(values[order].max(), sizes[order].max())
-    hue, width = hues(coarse_sizes), 100 / len(order)
+    hue, width = hues(coarse_sizes), PLOT_WIDTH / len(order)
     bars = [
         Bar(
             place * width + width / 8,
@@ -195,37 +202,44 @@ def map_of_centers(
     largest = np.abs(values).max()
     if not largest:
         return None
-    places, explained = _project(values / largest)
-    hue = hues(coarse_sizes)
-    radii = _radii(sizes[shown])
+    plane, explained = _project(values / largest)
+    places, aspect = _fit_in_box(plane)
+    radii, hue = _radii(sizes[shown], aspect), hues(coarse_sizes)
     by_hue: dict[int, list[Dot]] = {}
     for (x, y), radius, cluster in zip(places, radii, shown, strict=True):
         title = f"Cluster {cluster}: {sizes[cluster]:,} features, big cluster "
         dot = Dot(x, y, radius, f"{title}{parents[cluster]}")
         by_hue.setdefault(hue[parents[cluster]], []).append(dot)
-    return Map(list(by_hue.items()), len(shown), explained)
+    return Map(list(by_hue.items()), len(shown), aspect, explained)
 
 
 def _project(values: Array) -> tuple[Array, list[float]]:
-    """Project to two components, in percentages of the map; one unit for both axes."""
+    """Project to two principal components, the second one zero if there is but one."""
     from sklearn.decomposition import PCA
 
     n_components = min(2, *values.shape)
     pca = PCA(n_components, svd_solver="randomized", random_state=0)
     plane = np.zeros((len(values), 2))
     plane[:, :n_components] = pca.fit_transform(values)
+    return plane, [float(share) for share in pca.explained_variance_ratio_]
+
+
+def _fit_in_box(plane: Array) -> tuple[Array, float]:
+    """Scale both axes alike to percentages of a box, and give its aspect."""
     low, high = plane.min(axis=0), plane.max(axis=0)
-    unit = ((high - low) / MAP_SHAPE).max() / 90
-    places = 50 + (plane - (low + high) / 2) / (unit * np.array(MAP_SHAPE))
+    width, height = high - low
+    narrowest, widest = MAP_ASPECTS
+    aspect = float(np.clip(width / max(height, width / widest), narrowest, widest))
+    across = max(width, height * aspect) / 88
+    places = 50 + (plane - (low + high) / 2) / [across, across / aspect]
     places[:, 1] = 100 - places[:, 1]
-    return places, [float(share) for share in pca.explained_variance_ratio_]
+    return places, aspect
 
 
-def _radii(sizes: Index) -> Array:
+def _radii(sizes: Index, aspect: float) -> Array:
     """Radii in percent for areas as the sizes; all circles cover a sixth of the map."""
-    width, height = MAP_SHAPE
-    diagonal = np.sqrt((width**2 + height**2) / 2)
-    areas = sizes / sizes.sum() * width * height / 6
+    diagonal = np.sqrt((aspect**2 + 1) / 2)  # what percentages of a radius refer to
+    areas = sizes / sizes.sum() * aspect / 6
     radii: Array = np.clip(100 * np.sqrt(areas / np.pi) / diagonal, 0.25, 6)
     return radii
 

@@ -23,7 +23,7 @@ import click
 
 from hkmeans_dask import __version__
 from hkmeans_dask.cluster import Cluster, threads
-from hkmeans_dask.options import every_parameter, job, overwriting
+from hkmeans_dask.options import every_parameter, image_shape, job, overwriting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -292,6 +292,35 @@ def _described(record: dict[str, Any], sizes: Any) -> Iterator[tuple[str, object
     for name, value in record["parameters"].items():
         array = name == "init" and value is None
         yield name, "array of centers" if array else str(value).lower()
+
+
+@commands.command()
+@click.argument("model_path", metavar="MODEL")
+@click.option(
+    "-o",
+    "--output",
+    metavar="PATH",
+    default="report.html",
+    show_default=True,
+    help="The page.",
+)
+@click.option(
+    "--shape",
+    metavar="H,W[,3]",
+    callback=image_shape,
+    help="Draw centers as images of this shape, e.g. 8,8,3.",
+)
+@overwriting
+def report(
+    model_path: str, output: str, shape: tuple[int, ...] | None, overwrite: bool
+) -> None:
+    """Write a report of a model: one HTML page."""
+    from hkmeans_dask.estimator import HierarchicalKMeans
+
+    _check_output(output, overwrite, [model_path])
+    model = HierarchicalKMeans.from_zarr(model_path)
+    model.report(output, shape=shape, overwrite=overwrite)
+    click.echo(output)
 
 
 @commands.command()

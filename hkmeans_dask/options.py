@@ -79,6 +79,20 @@ def job(**arguments: str) -> Callable[[Command], Command]:
     return add
 
 
+def image_shape(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> tuple[int, ...] | None:
+    """Take the text of an option that is integers between commas."""
+    if value is None:
+        return None
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{value!r} is not height,width or height,width,3, e.g. 8,8,3."
+        ) from error
+
+
 def integer_or_none(value: Any) -> int | None:
     """Take the text of an option that may be ``none``."""
     if str(value).lower() == "none":

@@ -140,7 +140,6 @@ def render(model: Any, shape: tuple[int, ...] | None = None) -> str:
         shares=charts.shares(big, coarse_inertia),
         big_clusters=_big_clusters(model),
         map=charts.map_of_centers(model.cluster_centers_, sizes, parents, big),
-        map_shape=charts.MAP_SHAPE,
         centers=_centers(model, shape),
         shape=shape,
         version=version("hkmeans_dask"),
@@ -163,7 +162,7 @@ def _template(name: str) -> jinja2.Template:
     environment.filters |= {
         "count": lambda value: f"{value:,}",
         "percent": _percent,
-        "figure": lambda value: f"{value:,.4g}",
+        "figure": _figure,
         "seconds": lambda value: f"{value:,.2f} s",
         "bytes": _bytes,
         "place": lambda value: f"{value:.2f}".rstrip("0").rstrip("."),
@@ -173,6 +172,11 @@ def _template(name: str) -> jinja2.Template:
 
 def _percent(share: float) -> str:
     return f"{share:.1%}" if share >= 0.001 or not share else "< 0.1%"
+
+
+def _figure(value: float) -> str:
+    """Write four digits, or a whole number where it has more."""
+    return f"{value:,.0f}" if 1e4 <= value < 1e9 else f"{value:.4g}"
 
 
 def _bytes(n_bytes: float) -> str:
@@ -185,11 +189,8 @@ def _bytes(n_bytes: float) -> str:
     """
     power = min(5, int(math.log2(n_bytes or 1) // 10))
     unit = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")[power]
-    return (
-        f"{n_bytes / 1024**power:.3g} {unit}"
-        if n_bytes < 1000 * 1024**power
-        else (f"{n_bytes / 1024**power:.0f} {unit}")
-    )
+    value = n_bytes / 1024**power
+    return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
 
 
 def summary(model: Any) -> dict[str, Any]:
@@ -218,9 +219,13 @@ def _parameters(model: Any) -> list[Parameter]:
     signature = inspect.signature(type(model)).parameters
     values = model.get_params(deep=False)
     return [
-        Parameter(name, _shown(values[name]), values[name] is parameter.default)
+        Parameter(name, _shown(values[name]), _equal(values[name], parameter.default))
         for name, parameter in signature.items()
     ]
+
+
+def _equal(value: Any, default: Any) -> bool:
+    return type(value) is type(default) and bool(value == default)
 
 
 def _shown(value: Any) -> str:
