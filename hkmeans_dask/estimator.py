@@ -121,8 +121,7 @@ class HierarchicalKMeans(
     cluster_inertia_ : ndarray of shape (n_clusters_,), float64
         The part of `inertia_` that each cluster has.
     coarse_sizes_, coarse_inertia_ : ndarray of shape (n_big_clusters,)
-    imbalance_ : float
-        1 for clusters of one size; the more unequal, the larger.
+    imbalance_ : float, 1 if all clusters have one size
     n_clusters_ : int
         Clusters found: `n_clusters`, or fewer where distinct features ran out or no
         feature chose a cluster in the last read.
@@ -218,8 +217,9 @@ class HierarchicalKMeans(
             hierarchy, labels = run_stages(job, places, seconds)
             self._set_fitted(features, hierarchy, labels, places.owner)
         self._seconds = seconds
-        self._origin = {"seed": places.seed, "input": described}
-        self._origin["peak_memory"] = peak_memory()
+        self._origin = dict(
+            seed=places.seed, input=described, peak_memory=peak_memory()
+        )
         if self.n_clusters_ < n_clusters:
             warnings.warn(
                 f"Number of distinct clusters ({self.n_clusters_}) found smaller than "
