@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hkmeans_dask.kernels import Array, Index
 
 PLOT_WIDTH = 92
-"""Percent of the width that bars take; the labels of the vertical axis have the rest."""
+"""Percent of the width that bars take; labels of the vertical axis have the rest."""
 
 BINS = 36
 """Bars of a histogram, at most."""

@@ -189,8 +189,7 @@ class HierarchicalKMeans(
         ----------
         X : array-like, DataFrame, dask array or zarr.Array of shape \
                 (n_features, n_samples), transposed if `feature_axis` is 1
-            Integers and float16 are cast block by block. NaN and infinities are
-            refused.
+            Integers and float16 are cast block by block; NaN and infinities refused.
         y : Ignored
 
         Returns
@@ -217,9 +216,8 @@ class HierarchicalKMeans(
             hierarchy, labels = run_stages(job, places, seconds)
             self._set_fitted(features, hierarchy, labels, places.owner)
         self._seconds = seconds
-        self._origin = dict(
-            seed=places.seed, input=described, peak_memory=peak_memory()
-        )
+        self._origin = {"seed": places.seed, "input": described}
+        self._origin["peak_memory"] = peak_memory()
         if self.n_clusters_ < n_clusters:
             warnings.warn(
                 f"Number of distinct clusters ({self.n_clusters_}) found smaller than "
