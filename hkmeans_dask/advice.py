@@ -60,7 +60,7 @@ def _dominant(model: Any) -> Iterator[Advice]:
     if hasattr(model, "cluster_inertia_"):
         parts["inertia"] = model.coarse_inertia_
     remedies = {
-        "features": "A few features far from all others take the other big clusters. "
+        "features": "Often a few features far from all others take the other big clusters. "
         "Leave background and outliers out of X, or scale the features.",
         "inertia": "Its features differ most. Ask for more clusters, or look whether "
         "few features of very large values are among them; scale these.",
@@ -69,7 +69,7 @@ def _dominant(model: Any) -> Iterator[Advice]:
         share = values.max() / max(values.sum(), np.finfo(float).tiny)
         if n_big > 2 and share > MOST:
             yield Advice(
-                f"Big cluster {values.argmax()} of {n_big:,} has {share:.0%} of the "
+                f"Big cluster {values.argmax()} (of {n_big:,}) has {share:.0%} of the "
                 f"{name}",
                 remedies[name],
             )

@@ -176,7 +176,7 @@ def _percent(share: float) -> str:
 
 def _figure(value: float) -> str:
     """Write four digits, or a whole number where it has more."""
-    return f"{value:,.0f}" if 1e4 <= value < 1e9 else f"{value:.4g}"
+    return f"{value:,.0f}" if 1e4 <= value < 1e9 else f"{value:,.4g}"
 
 
 def _bytes(n_bytes: float) -> str:

@@ -302,8 +302,8 @@ def test_one_big_cluster_with_most_features_and_tiny_clusters():
     far = np.array([[1e3, 0], [0, 1e3], [-1e3, 0], [0, -1e3], [1e3, 1e3]])
     model = fitted(np.concatenate([values(2000, 2), far]), 16)
     found = " | ".join(titles(model))
-    assert re.search(r"Big cluster \d of \d has 100% of the features", found)
-    assert re.search(r"Big cluster \d of \d has 100% of the inertia", found)
+    assert re.search(r"Big cluster \d \(of \d\) has 100% of the features", found)
+    assert re.search(r"Big cluster \d \(of \d\) has 100% of the inertia", found)
     assert re.search(r"\d of 16 clusters have 3 features or fewer", found)
 
 
