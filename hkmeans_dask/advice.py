@@ -60,8 +60,8 @@ def _dominant(model: Any) -> Iterator[Advice]:
     if hasattr(model, "cluster_inertia_"):
         parts["inertia"] = model.coarse_inertia_
     remedies = {
-        "features": "Often a few features far from all others take the other big clusters. "
-        "Leave background and outliers out of X, or scale the features.",
+        "features": "Often a few features far from all others take the other big "
+        "clusters. Leave background and outliers out of X, or scale the features.",
         "inertia": "Its features differ most. Ask for more clusters, or look whether "
         "few features of very large values are among them; scale these.",
     }
