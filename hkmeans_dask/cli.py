@@ -8,8 +8,6 @@ so commands import what they need; ``--help`` waits for none of them.
 
 from __future__ import annotations
 
-import functools
-import json
 import logging
 import os
 import signal
@@ -25,6 +23,7 @@ import click
 
 from hkmeans_dask import __version__
 from hkmeans_dask.cluster import Cluster, threads
+from hkmeans_dask.options import every_parameter, image_shape, job, overwriting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     import dask.array as da
 
     from hkmeans_dask.estimator import HierarchicalKMeans
-
-    Command = Callable[..., Any]
 
 PROGRAM = "hkmeans-dask"
 BAD_INPUT = 2
@@ -111,113 +108,6 @@ def _print_table(rows: Iterable[tuple[str, object]]) -> None:
         click.echo(f"{name:<26}{value}")
 
 
-def _computing(command: Command) -> Command:
-    """Add the options that say where to compute, given to `command` as `cluster`."""
-
-    @click.option(
-        "--workers",
-        type=click.IntRange(min=1),
-        help="Start so many one-thread processes on this machine, instead of "
-        "computing in threads of this process.",
-    )
-    @click.option("--memory-limit", metavar="SIZE", help="Of each worker, e.g. 2GB.")
-    @click.option("--scheduler", metavar="ADDRESS", help="Use a running cluster.")
-    @click.option(
-        "--scheduler-file",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="The same, with the address in a file that the scheduler wrote.",
-    )
-    @functools.wraps(command)
-    def with_cluster(
-        workers: int | None,
-        memory_limit: str | None,
-        scheduler: str | None,
-        scheduler_file: Path | None,
-        **options: Any,
-    ) -> None:
-        if scheduler and scheduler_file:
-            raise click.UsageError("Give --scheduler or --scheduler-file, not both.")
-        address = _address_in(scheduler_file) if scheduler_file else scheduler
-        command(cluster=Cluster(workers, memory_limit, address), **options)
-
-    return with_cluster
-
-
-def _address_in(scheduler_file: Path) -> str:
-    try:
-        return str(json.loads(scheduler_file.read_text())["address"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise click.UsageError(
-            f"{scheduler_file} is not a file that a dask scheduler wrote. Start one "
-            "with dask scheduler --scheduler-file."
-        ) from error
-
-
-_overwrite = click.option(
-    "--overwrite", is_flag=True, help="Replace what is there, when the work is done."
-)
-
-
-def _job(**arguments: str) -> Callable[[Command], Command]:
-    """Add arguments (name of the parameter = name in the help) and common options."""
-
-    def add(command: Command) -> Command:
-        command = _overwrite(_computing(command))
-        command = click.option(
-            "--component", metavar="NAME", help="Array in an INPUT that is a group."
-        )(command)
-        for name, metavar in reversed(arguments.items()):
-            command = click.argument(name, metavar=metavar)(command)
-        return command
-
-    return add
-
-
-def integer_or_none(value: Any) -> int | None:
-    """Take the text of an option that may be ``none``."""
-    if str(value).lower() == "none":
-        return None
-    try:
-        return int(value)
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} is not an integer or none.") from error
-
-
-PARAMETERS: dict[str, tuple[Any, Any, str]] = {
-    "--init": ("k-means++", str, "k-means++, random, or a Zarr array of centers."),
-    "--batch-size": (1000, int, "Features in a mini-batch."),
-    "--n-init": (10, int, "Initialisations tried."),
-    "--max-no-improvement": (
-        10,
-        integer_or_none,
-        "Stop after so many batches without better inertia.",
-    ),
-    "--random-state": (0, integer_or_none, "Seed."),
-    "--feature-axis": (0, int, "Axis of INPUT along which the features are."),
-    "--allocation": ("size", str, "How big clusters share the small ones."),
-    "--max-features-per-cluster": (
-        256,
-        integer_or_none,
-        "Features kept for training per small cluster.",
-    ),
-    "--work-dir": (
-        None,
-        click.Path(file_okay=False, path_type=Path),
-        "Folder for intermediate results: run again, a stopped fit goes on.",
-    ),
-    "--verbose": (0, int, "1 shows phases, 2 decisions, on stderr."),
-}
-"""Options of `fit`: default, type and help. The defaults are the estimator's."""
-
-
-def _parameters(command: Command) -> Command:
-    for name, (default, kind, text) in reversed(PARAMETERS.items()):
-        command = click.option(
-            name, default=default, type=kind, help=text, show_default=True
-        )(command)
-    return command
-
-
 @click.group(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -238,9 +128,9 @@ def commands(context: click.Context) -> None:
 @click.option(
     "-k", "--n-clusters", type=int, required=True, help="Number of clusters to find."
 )
-@_parameters
+@every_parameter
 @click.option("--scaling", is_flag=True, help="Keep the norm in transform.")
-@_job(source="INPUT", model_path="MODEL")
+@job(source="INPUT", model_path="MODEL")
 def fit(
     source: str,
     model_path: str,
@@ -298,21 +188,21 @@ def _spread(sizes: Any) -> str:
 
 
 @commands.command()
-@_job(source="INPUT", model_path="MODEL", output="OUTPUT")
+@job(source="INPUT", model_path="MODEL", output="OUTPUT")
 def transform(**options: Any) -> None:
     """Average the features of each cluster."""
     _write(lambda model, X: model.transform(X), **options)
 
 
 @commands.command()
-@_job(source="REDUCED", model_path="MODEL", output="OUTPUT")
+@job(source="REDUCED", model_path="MODEL", output="OUTPUT")
 def inverse_transform(**options: Any) -> None:
     """Give each feature the values of its cluster."""
     _write(lambda model, X: model.inverse_transform(X), **options)
 
 
 @commands.command()
-@_job(source="INPUT", model_path="MODEL", output="OUTPUT")
+@job(source="INPUT", model_path="MODEL", output="OUTPUT")
 def predict(**options: Any) -> None:
     """Label new features over the same samples."""
     _write(_predicted, **options)
@@ -405,6 +295,35 @@ def _described(record: dict[str, Any], sizes: Any) -> Iterator[tuple[str, object
 
 
 @commands.command()
+@click.argument("model_path", metavar="MODEL")
+@click.option(
+    "-o",
+    "--output",
+    metavar="PATH",
+    default="report.html",
+    show_default=True,
+    help="The page.",
+)
+@click.option(
+    "--shape",
+    metavar="H,W[,3]",
+    callback=image_shape,
+    help="Draw centers as images of this shape, e.g. 8,8,3.",
+)
+@overwriting
+def report(
+    model_path: str, output: str, shape: tuple[int, ...] | None, overwrite: bool
+) -> None:
+    """Write a report of a model: one HTML page."""
+    from hkmeans_dask.estimator import HierarchicalKMeans
+
+    _check_output(output, overwrite, [model_path])
+    model = HierarchicalKMeans.from_zarr(model_path)
+    model.report(output, shape=shape, overwrite=overwrite)
+    click.echo(output)
+
+
+@commands.command()
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
@@ -415,7 +334,7 @@ def _described(record: dict[str, Any], sizes: Any) -> Iterator[tuple[str, object
 @click.option(
     "-k", "--n-clusters", type=int, default=1000, show_default=True, help="Clusters."
 )
-@_overwrite
+@overwriting
 def demo(output: Path, n_clusters: int, overwrite: bool) -> None:
     """Do the whole job on two photographs."""
     from hkmeans_dask import demo

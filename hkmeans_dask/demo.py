@@ -7,15 +7,14 @@ by the mean of its cluster, and the photographs are put together again from thes
     photographs -> patches.zarr -> model.zarr -> means.zarr -> reconstruction.zarr
          |                                           |                  |
          +----------------------- demo.png ----------+------------------+
+                                      report.html, of model.zarr
 
 The windows are 64 times as large as the photographs and are never in memory at once.
 """
 
 from __future__ import annotations
 
-import resource
 import shlex
-import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask.array as da
@@ -27,7 +26,7 @@ from sklearn.datasets import load_sample_images
 
 from hkmeans_dask import inputs, store
 from hkmeans_dask.estimator import HierarchicalKMeans
-from hkmeans_dask.execution import Runner, phase, task
+from hkmeans_dask.execution import Runner, peak_memory, phase, task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +41,7 @@ BLOCK_ROWS = 30
 """Rows of windows in a block: 15 MB, and the 420 of a photograph are a multiple."""
 
 OUTPUTS = ("patches.zarr", "model.zarr", "means.zarr", "reconstruction.zarr")
-PICTURE = "demo.png"
+PICTURE, REPORT = "demo.png", "report.html"
 
 GAP = 24
 """Pixels between the panels of the picture, and around them."""
@@ -116,7 +115,7 @@ def run(folder: Path, n_clusters: int, *, overwrite: bool) -> Iterator[tuple[str
         If `n_clusters` is not a positive integer.
     """
     inputs.check_parameters(HierarchicalKMeans(n_clusters).get_params(deep=False))
-    for name in (*OUTPUTS, PICTURE):
+    for name in (*OUTPUTS, PICTURE, REPORT):
         store.check_free(folder / name, overwrite=overwrite)
     job = _Job(folder)
     steps = (
@@ -125,6 +124,7 @@ def run(folder: Path, n_clusters: int, *, overwrite: bool) -> Iterator[tuple[str
         job.transform,
         job.inverse_transform,
         job.draw,
+        job.report,
     )
     for step in steps:
         known = len(job.seconds)
@@ -144,7 +144,7 @@ class _Job:
         self.patches, self.model_path, self.means, self.reconstruction = (
             folder / name for name in OUTPUTS
         )
-        self.picture = folder / PICTURE
+        self.picture, self.page = folder / PICTURE, folder / REPORT
         self.seconds: dict[str, float] = {}
 
     def write(self) -> None:
@@ -186,6 +186,11 @@ class _Job:
             with store.writing(self.picture, overwrite=True) as place:
                 picture.save(place, "PNG")
 
+    def report(self) -> None:
+        """Describe the model."""
+        with phase("report", self.seconds):
+            self.model.report(self.page, shape=(SIDE, SIDE, 3), overwrite=True)
+
     def figures(self) -> Iterator[tuple[str, str]]:
         """Tell what came out, and what it took."""
         n_features, n_values = self.X.shape
@@ -196,6 +201,7 @@ class _Job:
         yield "clusters", str(self.model.n_clusters_)
         yield "unexplained variance", f"{unexplained:.4f}"
         yield "picture", str(self.picture)
+        yield "report", str(self.page)
 
 
 def next_steps(folder: Path) -> str:
@@ -211,12 +217,6 @@ def next_steps(folder: Path) -> str:
             f"  hkmeans-dask fit {patches} {finer} -k 3000 --workers 2",
         )
     )
-
-
-def peak_memory() -> int:
-    """Largest memory that this process has had, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def windows(images: Sequence[Array]) -> da.Array:

@@ -20,7 +20,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hkmeans_dask import inputs, reduction
-from hkmeans_dask.execution import Runner, shown
+from hkmeans_dask.diagnostics import Diagnostics
+from hkmeans_dask.execution import Runner, peak_memory, shown
 from hkmeans_dask.fitting import Job, run_stages, workspaces
 from hkmeans_dask.hierarchy import Hierarchy
 from hkmeans_dask.minibatch import Schedule
@@ -50,6 +51,7 @@ class HierarchicalKMeans(
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     ClusterMixin,
+    Diagnostics,
     ZarrPersistence,
     BaseEstimator,
 ):
@@ -120,6 +122,10 @@ class HierarchicalKMeans(
         Removed from features before distances are measured.
     inertia_ : float
         Sum of squared distances to `cluster_centers_`.
+    cluster_inertia_ : ndarray of shape (n_clusters_,), float64
+        The part of `inertia_` that each cluster has.
+    coarse_sizes_, coarse_inertia_ : ndarray of shape (n_big_clusters,)
+    imbalance_ : float, 1 if all clusters have one size
     n_clusters_ : int
         Clusters found: `n_clusters`, or fewer where distinct features ran out or no
         feature chose a cluster in the last read.
@@ -188,8 +194,7 @@ class HierarchicalKMeans(
         ----------
         X : array-like, DataFrame, dask array or zarr.Array of shape \
                 (n_features, n_samples), transposed if `feature_axis` is 1
-            Integers and float16 are cast block by block. NaN and infinities are
-            refused.
+            Integers and float16 are cast block by block; NaN and infinities refused.
         y : Ignored
 
         Returns
@@ -213,6 +218,7 @@ class HierarchicalKMeans(
             self._set_fitted(job.features, hierarchy, labels, places.owner)
         self._seconds = seconds
         self._origin = {"seed": places.seed, "input": described}
+        self._origin["peak_memory"] = peak_memory()
         if self.n_clusters_ < job.n_clusters:
             warnings.warn(
                 f"Number of distinct clusters ({self.n_clusters_}) found smaller than "
@@ -405,7 +411,8 @@ class HierarchicalKMeans(
         self.sizes_ = found.sizes[used]
         self.offset_, self.coarse_centers_ = hierarchy.offset, hierarchy.coarse
         self.cluster_centers_, self.parents_ = hierarchy.fine, hierarchy.parents
-        self.inertia_ = found.inertia
+        self.cluster_inertia_ = found.inertia[used]
+        self.inertia_ = float(self.cluster_inertia_.sum())
         self.n_clusters_ = self._n_features_out = len(self.sizes_)
         self.n_passes_ = 2 if features.whole else 3
 

@@ -22,7 +22,9 @@ import functools
 import inspect
 import logging
 import os
+import resource
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -280,6 +282,12 @@ def phase(name: str, seconds: dict[str, float]) -> Iterator[None]:
     yield
     seconds[name] = time.perf_counter() - start
     logger.info("%-9s %7.2f s", name, seconds[name])
+
+
+def peak_memory() -> int:
+    """Largest memory that this process has had, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @contextmanager

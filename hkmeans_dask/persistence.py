@@ -16,8 +16,10 @@ ARRAYS = (
     "coarse_centers",
     "parents",
     "offset",
+    "cluster_inertia",
 )
-"""Arrays of a stored model; with a trailing underscore, fitted attributes."""
+"""Arrays of a stored model; with a trailing underscore, fitted attributes. Early models
+have no `cluster_inertia`."""
 
 SCALARS = ("inertia", "n_clusters", "n_features_in", "n_passes")
 """Fitted attributes stored as JSON."""
@@ -44,7 +46,11 @@ class ZarrPersistence:
 
         check_is_fitted(self)
         model: Any = self
-        arrays = {name: getattr(model, f"{name}_") for name in ARRAYS}
+        arrays = {
+            name: getattr(model, f"{name}_")
+            for name in ARRAYS
+            if hasattr(model, f"{name}_")
+        }
         parameters = model.get_params(deep=False)
         if model.work_dir is not None:
             parameters["work_dir"] = os.fspath(model.work_dir)
@@ -58,6 +64,7 @@ class ZarrPersistence:
             "fitted": {name: getattr(model, f"{name}_") for name in SCALARS},
             "feature_names_in": list(getattr(model, "feature_names_in_", [])),
             "lazy_labels": isinstance(model.labels_, da.Array),
+            "seconds": model._seconds,
             **model._origin,
         }
         store.save(path, arrays, attributes, overwrite=overwrite)
@@ -96,6 +103,7 @@ class ZarrPersistence:
         if names := attributes.pop("feature_names_in"):
             model.feature_names_in_ = np.array(names, object)
         model._n_features_out = model.n_clusters_
+        model._seconds = attributes.pop("seconds", {})
         model._origin = attributes
         loaded: Self = model
         return loaded

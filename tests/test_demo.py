@@ -28,6 +28,7 @@ ROWS = (
     "transform",
     "inverse-transform",
     "picture",
+    "report",
     "total",
     "reads of X",
     "peak memory",
@@ -35,6 +36,7 @@ ROWS = (
     "clusters",
     "unexplained variance",
     "picture",
+    "report",
 )
 
 
@@ -78,6 +80,7 @@ def test_the_stores(printed, folder):
         "model.zarr",
         "patches.zarr",
         "reconstruction.zarr",
+        "report.html",
     ]
     expected = [
         PHOTOGRAPHS[image][y : y + 8, x : x + 8].ravel()
@@ -91,7 +94,7 @@ def test_the_stores(printed, folder):
     np.testing.assert_array_equal(load("the demo/reconstruction.zarr"), means[labels])
 
 
-def test_the_table(printed):
+def test_the_table(printed, folder):
     rows, _ = printed
     assert tuple(name for name, _ in rows) == ROWS
     shown = dict(rows)
@@ -104,6 +107,10 @@ def test_the_table(printed):
     assert shown["clusters"] == str(K)
     assert shown["reads of X"] == "2 by fit, 1 by transform"
     assert shown["picture"] == "the demo/demo.png"
+    assert shown["report"] == "the demo/report.html"
+    page = (folder / "the demo/report.html").read_text()
+    assert f"{K} clusters of {N_FEATURES:,} features" in page
+    assert page.count("data:image/png;base64,") == 24
 
 
 def test_the_picture(printed):

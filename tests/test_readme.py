@@ -76,7 +76,7 @@ def indent(code):
 
 
 def test_commands_run_in_their_order(folder):
-    assert len(COMMANDS) == 6
+    assert len(COMMANDS) == 7
     for command in COMMANDS:
         ran = subprocess.run(
             [BIN / "hkmeans-dask", *command.split()[1:]],
@@ -90,6 +90,7 @@ def test_commands_run_in_their_order(folder):
     labels = zarr.open_array(folder / "labels.zarr", mode="r")
     assert labels.shape == (6000,)
     assert len(np.unique(labels[:])) == 1000
+    assert "1,000 clusters" in (folder / "report.html").read_text()
 
 
 def test_the_two_commands_come_first():

@@ -508,7 +508,7 @@ def test_a_temporary_folder_goes_while_a_task_still_writes(temporaries):
 
     with ThreadPoolExecutor(2) as pool:
         try:
-            with temporary(0, LARGE, 0, on_cluster=True) as places:
+            with temporary(0, rows_bytes=LARGE, label_bytes=0) as places:
                 for _ in range(2):
                     pool.submit(write, places.workspace)
                 wrote.wait()

@@ -1,7 +1,7 @@
 """Stage 5, the last read of X: label every feature, block by block.
 
 Labels of neighbouring blocks are kept together, a mebibyte or more, by one task: one
-writer per file. What a fit needs of them are counts per cluster and the inertia.
+writer per file. What a fit needs of them are counts and inertia per cluster.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Labels(NamedTuple):
     sizes: Index
     """(n_clusters,), int64; zero where no feature chose a cluster."""
 
-    inertia: float
-    """Sum of squared distances to the centers, added in feature order."""
+    inertia: Array
+    """(n_clusters,), float64: sums of squared distances, added in feature order."""
 
     total: int
     """Checksum of the training rows as read now; 0 if X is in this process."""
@@ -50,7 +50,8 @@ class Block(NamedTuple):
     """What a block gave."""
 
     labels: Array
-    inertia: float
+    distances: Array
+    """Squared, to the center of the label."""
     total: int
 
 
@@ -96,7 +97,7 @@ def label_features(
         groups.append(workspace.find(name, verify=True) or join)
     done = list(runner.compute(*groups))
     sizes: Index = np.sum([group["sizes"] for group in done], axis=0)
-    inertia = float(sum(part for group in done for part in group["inertia"].tolist()))
+    inertia: Array = np.sum([group["inertia"] for group in done], axis=0)
     total = sum(int(group["total"]) for group in done) % 2**64
     return Labels(done, bounds, sizes, inertia, total)
 
@@ -156,12 +157,12 @@ def _label(
     hierarchy = Hierarchy.of(model)
     points = np.ascontiguousarray(block, dtype)
     labels = hierarchy.label(points)
-    inertia = kernels.inertia(points, hierarchy.fine, labels)
+    distances = kernels.squared_distances(points, hierarchy.fine, labels)
     total = 0
     if limit is not None:
         kept, keys = ranks.kept(seed, limit, start, start + len(points))
         total = ranks.checksum(points[kept - start], keys)
-    return Block(labels.astype(np.int32), inertia, total)
+    return Block(labels.astype(np.int32), distances, total)
 
 
 def _join(
@@ -171,10 +172,12 @@ def _join(
     name: str,
 ) -> Arrays:
     labels = np.concatenate([block.labels for block in blocks])
+    distances = np.concatenate([block.distances for block in blocks])
+    n_clusters = len(model["fine"])
     return workspace.save(
         name,
         labels=labels,
-        sizes=np.bincount(labels, minlength=len(model["fine"])),
-        inertia=np.array([block.inertia for block in blocks]),
+        sizes=np.bincount(labels, minlength=n_clusters),
+        inertia=np.bincount(labels, weights=distances, minlength=n_clusters),
         total=np.array(sum(block.total for block in blocks) % 2**64, np.uint64),
     )
