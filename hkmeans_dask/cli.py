@@ -23,7 +23,7 @@ import click
 
 from hkmeans_dask import __version__
 from hkmeans_dask.cluster import Cluster, threads
-from hkmeans_dask.options import every_parameter, image_shape, job, overwriting
+from hkmeans_dask.options import every_parameter, image_shape, job, overwriting, reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -61,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> int:
         except click.ClickException as error:
             _say("error", error.format_message())
             return BAD_INPUT
-        except (ValueError, TypeError, OSError, ImportError) as error:
+        except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
             _say("error", str(error) or type(error).__name__)
             return BAD_INPUT
         except click.Abort:
@@ -125,11 +125,7 @@ def commands(context: click.Context) -> None:
 
 
 @commands.command()
-@click.option(
-    "-k", "--n-clusters", type=int, required=True, help="Number of clusters to find."
-)
 @every_parameter
-@click.option("--scaling", is_flag=True, help="Keep the norm in transform.")
 @job(source="INPUT", model_path="MODEL")
 def fit(
     source: str,
@@ -153,6 +149,23 @@ def fit(
         model.fit(X)
     model.to_zarr(model_path, overwrite=overwrite)
     _print_table(_fitted(model, model_path))
+
+
+@commands.command()
+@every_parameter
+@reading(source="INPUT")
+def plan(
+    source: str, init: str, component: str | None, cluster: Cluster, **parameters: Any
+) -> None:
+    """Tell what a fit will read, write, hold and run."""
+    from hkmeans_dask import store
+    from hkmeans_dask.estimator import HierarchicalKMeans
+
+    cluster.check([source])
+    X = store.open_array(source, component)
+    model = HierarchicalKMeans(init=_init(init), **parameters)
+    with cluster.running():
+        _print_table(model.plan(X).rows())
 
 
 def _init(init: str) -> Any:

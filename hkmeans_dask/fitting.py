@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hkmeans_dask.execution import Runner
     from hkmeans_dask.inputs import Features
     from hkmeans_dask.kernels import Array
+    from hkmeans_dask.memory import Projection
     from hkmeans_dask.minibatch import Schedule
     from hkmeans_dask.stages.label import Labels
     from hkmeans_dask.work_dir import Places
@@ -96,14 +97,14 @@ def rows_go_to_disk(job: Job, sizes: Sizes, *, durable: bool) -> bool:
         return bool(sizes.rows > psutil.virtual_memory().available // 4)
     in_memory = memory.project(sizes, on_disk=False)
     fits = all(
-        max(in_memory.values()) <= memory.usable(limit, n_threads)
+        in_memory.peak(n_threads) <= memory.usable(limit)
         for limit, n_threads in job.runner.workers()
         if limit
     )
     return sizes.rows > memory.CLUSTER_ROWS or not fits
 
 
-def check_memory(runner: Runner, peaks: dict[str, int]) -> None:
+def check_memory(runner: Runner, projected: Projection) -> None:
     """Refuse tasks that cannot be held; run fewer at once where that is enough.
 
     Raises
@@ -111,19 +112,19 @@ def check_memory(runner: Runner, peaks: dict[str, int]) -> None:
     MemoryError
         If one task may take more than a worker, or this machine, can give.
     """
-    largest = max(peaks.values())
     for limit, n_threads in runner.workers():
-        capacity = memory.usable(limit, n_threads)
-        if limit and largest > capacity:
-            needed = memory.least_limit(largest, n_threads)
-            who = f"a worker of {limit >> 20} MiB and {n_threads} thread(s)"
-            raise MemoryError(memory.refusal(peaks, capacity, needed, who))
+        free = memory.usable(limit)
+        if limit and projected.peak(n_threads) > free:
+            needed = projected.least_limit(n_threads)
+            who = f"a worker of {limit >> 20} MiB"
+            raise MemoryError(projected.refusal(free, n_threads, needed, who))
     if not runner.client:
         free = psutil.virtual_memory().available
-        if largest > free:
-            raise MemoryError(memory.refusal(peaks, free, largest, "this machine"))
-        if free // largest < runner.n_threads:
-            runner.limit_threads(free // largest)
+        if projected.peak() > free:
+            needed = projected.peak()
+            raise MemoryError(projected.refusal(free, 1, needed, "this machine"))
+        while projected.peak(runner.n_threads) > free:
+            runner.limit_threads(runner.n_threads - 1)
 
 
 def workspaces(

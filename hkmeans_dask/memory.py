@@ -16,13 +16,13 @@ fine                  at most 256 MiB of rows, and what training adds
 label                 a block, cast if it is not float32/64; labels; rows kept again
 ====================  =================================================================
 
-Training rows that stay in memory are counted in each of these: one worker may hold
-them all.
+Training rows that stay in memory come on top: one worker may hold them all.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hkmeans_dask.kernels import MOST_AMONG, SUM_DIMS, SUM_TILE, TILE_BYTES, tile_height
 from hkmeans_dask.ranks import KEYS_AT_ONCE, part_bounds
@@ -39,6 +39,9 @@ DECODED = 8
 
 SPARE = 1.05
 """What allocators add (measured)."""
+
+SHARED = 1.15
+"""The same where threads of one process compute (measured)."""
 
 SMALL = 16 * 10**6
 """Bytes of all that is not counted: messages, graphs, modules imported late."""
@@ -122,33 +125,62 @@ def reading(block_bytes: int, chunk_bytes: int, stored_bytes: int) -> int:
     return min(block_bytes, DECODED * chunk_bytes) + min(stored_bytes, block_bytes)
 
 
-def project(sizes: Sizes, *, on_disk: bool) -> dict[str, int]:
-    """Projected peak of the largest task of each stage, above an idle process.
+class Projection(NamedTuple):
+    """Projected memory of a fit, in bytes above an idle process."""
+
+    held: int
+    """Training rows that stay in memory; one worker may hold them all."""
+
+    tasks: dict[str, int]
+    """Peak of the largest task of each stage, besides what is held."""
+
+    def peak(self, n_threads: int = 1) -> int:
+        """Peak of a process that runs so many tasks at once.
+
+        The rows are gone before the last read. Threads share an allocator that keeps
+        some of what they free.
+        """
+        label = self.tasks["label"]
+        training = max(size for name, size in self.tasks.items() if name != "label")
+        peak = max(self.held + n_threads * training, n_threads * label)
+        return peak if n_threads == 1 else int(SHARED * peak)
+
+    def least_limit(self, n_threads: int = 1) -> int:
+        """Least memory limit of a worker of which this is no more than is usable."""
+        return int((IDLE + self.peak(n_threads)) / USABLE) + 1
+
+    def refusal(self, free: int, n_threads: int, needed: int, where: str) -> str:
+        """Say what does not fit, with both sizes and the remedy."""
+        stage = max(self.tasks, key=lambda name: self.tasks[name])
+        blocks = stage in ("copy", "sample", "label")
+        remedy = REMEDIES["blocks" if blocks else "rows"]
+        return (
+            f"A fit takes up to {self.peak(n_threads) >> 20} MiB (most in the stage "
+            f"{stage!r}, {n_threads} task(s) at once), but {where} can give it "
+            f"{free >> 20} MiB. {remedy}, or give it at least {needed >> 20} MiB."
+        )
+
+
+def project(sizes: Sizes, *, on_disk: bool) -> Projection:
+    """Project the memory of a fit.
 
     Parameters
     ----------
     sizes : Sizes
     on_disk : bool
         Whether training rows are in files.
-
-    Returns
-    -------
-    peaks : dict
-        Bytes by stage.
     """
-    held = 0 if on_disk else sizes.rows
-    stages = {
-        "sample": _sample(sizes),
-        "coarse": held + _coarse(sizes),
-        "partition": held + _partition(sizes),
-        "fine": held + _fine(sizes),
-        "label": held + _label(sizes),
+    tasks = {
+        "sample": _sample(sizes, on_disk=on_disk),
+        "coarse": _coarse(sizes),
+        "partition": _partition(sizes),
+        "fine": _fine(sizes),
+        "label": _label(sizes),
     }
-    if not on_disk:
-        stages["sample"] = max(stages["sample"] + held, 2 * held)
     if sizes.copy_bytes:
-        stages = {"copy": sizes.copy_bytes, **stages}
-    return {name: int(SPARE * size) + SMALL for name, size in stages.items()}
+        tasks = {"copy": sizes.copy_bytes, **tasks}
+    tasks = {name: int(SPARE * size) + SMALL for name, size in tasks.items()}
+    return Projection(0 if on_disk else sizes.rows, tasks)
 
 
 def _kept(sizes: Sizes) -> int:
@@ -159,14 +191,15 @@ def _kept(sizes: Sizes) -> int:
     return n_kept * (sizes.row + (sizes.block_bytes // max(1, sizes.block_rows)))
 
 
-def _sample(sizes: Sizes) -> int:
+def _sample(sizes: Sizes, *, on_disk: bool) -> int:
     block = sizes.block_bytes if sizes.read_bytes else 0
     kept = _kept(sizes)
     keys = 2 * LABEL * min(KEYS_AT_ONCE, sizes.block_rows)
     part = sizes.part_rows * sizes.row if sizes.copied else 0
     one = max(block + sizes.read_bytes, block + kept + keys)
     join = part + kept + 2 * PIECE_BYTES + 4 * LABEL * sizes.part_rows
-    return max(one, join) + part
+    waiting = part if on_disk else 0  # in memory they are among the rows that are held
+    return max(one, join) + waiting
 
 
 def training(rows: int, n_clusters: int, sizes: Sizes) -> int:
@@ -221,22 +254,6 @@ def _label(sizes: Sizes) -> int:
     return centers + block + max(sizes.read_bytes, work)
 
 
-def usable(limit: int, n_threads: int) -> int:
-    """Bytes that each task of a worker may take above an idle process."""
-    return max(0, int(USABLE * limit - IDLE) // n_threads)
-
-
-def least_limit(peak: int, n_threads: int = 1) -> int:
-    """Memory limit of a worker whose tasks take `peak` each."""
-    return int((IDLE + peak * n_threads) / USABLE) + 1
-
-
-def refusal(peaks: dict[str, int], capacity: int, needed: int, where: str) -> str:
-    """Say what does not fit, with both sizes and the remedy."""
-    stage = max(peaks, key=lambda name: peaks[name])
-    remedy = REMEDIES["blocks" if stage in ("copy", "sample", "label") else "rows"]
-    return (
-        f"A task of the stage {stage!r} takes up to {peaks[stage] >> 20} MiB, but "
-        f"{where} can give it {capacity >> 20} MiB. {remedy}, or give it at least "
-        f"{needed >> 20} MiB."
-    )
+def usable(limit: int) -> int:
+    """Bytes that the tasks of a worker may take above an idle process."""
+    return max(0, int(USABLE * limit) - IDLE)

@@ -64,17 +64,25 @@ overwriting = click.option(
 )
 
 
-def job(**arguments: str) -> Callable[[Command], Command]:
+def reading(**arguments: str) -> Callable[[Command], Command]:
     """Add arguments (name of the parameter = name in the help) and common options."""
 
     def add(command: Command) -> Command:
-        command = overwriting(_computing(command))
         command = click.option(
             "--component", metavar="NAME", help="Array in an INPUT that is a group."
-        )(command)
+        )(_computing(command))
         for name, metavar in reversed(arguments.items()):
             command = click.argument(name, metavar=metavar)(command)
         return command
+
+    return add
+
+
+def job(**arguments: str) -> Callable[[Command], Command]:
+    """Add what `reading` adds, and whether an output may be replaced."""
+
+    def add(command: Command) -> Command:
+        return reading(**arguments)(overwriting(command))
 
     return add
 
@@ -131,9 +139,12 @@ PARAMETERS: dict[str, tuple[Any, Any, str]] = {
 
 
 def every_parameter(command: Command) -> Command:
-    """Add the options of `PARAMETERS`."""
+    """Add the number of clusters and the options of `PARAMETERS`."""
+    command = click.option("--scaling", is_flag=True, help="Keep the norm.")(command)
     for name, (default, kind, text) in reversed(PARAMETERS.items()):
         command = click.option(
             name, default=default, type=kind, help=text, show_default=True
         )(command)
-    return command
+    return click.option(
+        "-k", "--n-clusters", type=int, required=True, help="Clusters to find."
+    )(command)

@@ -44,8 +44,15 @@ class Plan:
     peaks: dict[str, int]
     """Projected peak of one task of each stage, in bytes above an idle process."""
 
-    worker_bytes: int
-    """Projected peak of a one-thread worker: an idle one and the largest task."""
+    held_bytes: int
+    """Training rows that stay in memory besides; one worker may hold all of them."""
+
+    process_bytes: int
+    """Projected peak of a worker (one thread), or of this process where no cluster
+    computes (`n_threads`), in bytes above an idle one."""
+
+    n_threads: int
+    """Tasks that run in that process at once."""
 
     worker_limit: int
     """The least memory limit of a one-thread worker with which a fit is not refused."""
@@ -66,7 +73,9 @@ class Plan:
         for stage in self.tasks:
             peak = size(self.peaks[stage])
             yield f"tasks, {stage}", f"{self.tasks[stage]}, up to {peak} each"
-        yield "peak of a worker", f"{size(self.worker_bytes)} (one thread)"
+        yield "training rows in memory", size(self.held_bytes)
+        threads = f"{self.n_threads} thread(s), above an idle one"
+        yield "peak of a process", f"{size(self.process_bytes)} ({threads})"
         yield "memory limit of a worker", f"at least {size(self.worker_limit)}"
         yield "operations, even clusters", f"up to {self.flops:.2g}"
         yield "operations, one has all", f"up to {self.flops_at_most:.2g}"
@@ -114,8 +123,8 @@ def plan_fit(job: Job, stored_bytes: int, work_dir: Any) -> Plan:
     written = _rows_written(sizes) if rows_on_disk else 0
     labels = _labels_written(sizes, chunks) if durable or large else 0
     copied = 0 if features.whole else features.blocks.nbytes
-    peaks = memory.project(sizes, on_disk=rows_on_disk)
-    largest = max(peaks.values())
+    projected = memory.project(sizes, on_disk=rows_on_disk)
+    n_threads = 1 if job.runner.client else job.runner.n_threads
     tasks = _tasks(sizes, chunks)
     if copied:
         tasks = {"copy": features.blocks.npartitions, **tasks}
@@ -125,9 +134,11 @@ def plan_fit(job: Job, stored_bytes: int, work_dir: Any) -> Plan:
         workspace_bytes=int(written + labels + copied),
         output_bytes=_model(sizes) + 4 * sizes.n_features,
         tasks=tasks,
-        peaks=peaks,
-        worker_bytes=memory.IDLE + largest,
-        worker_limit=memory.least_limit(largest),
+        peaks=projected.tasks,
+        held_bytes=projected.held,
+        process_bytes=projected.peak(n_threads),
+        n_threads=n_threads,
+        worker_limit=projected.least_limit(),
         flops=_flops(sizes, -(-sizes.n_clusters // sizes.n_big)),
         flops_at_most=_flops(sizes, sizes.n_clusters),
     )

@@ -10,7 +10,7 @@ from tests.processes import Whole, bits, commands, fit, run, write_input
 
 
 @contextmanager
-def local_cluster(n_workers, threads_per_worker=1, *, processes=True):
+def local_cluster(n_workers, threads_per_worker=1, *, processes=True, **options):
     """Give a cluster that listens on this machine only."""
     with LocalCluster(
         n_workers=n_workers,
@@ -18,6 +18,7 @@ def local_cluster(n_workers, threads_per_worker=1, *, processes=True):
         processes=processes,
         host="127.0.0.1" if processes else None,
         dashboard_address="127.0.0.1:0",
+        **options,
     ) as cluster:
         yield cluster
 
