@@ -44,12 +44,12 @@ def test_small_run(name, tmp_path):
         assert word in stdout
     for method in BENCHMARKS[name].methods.keys() - methods.keys():
         assert f"{name}: no {method}, " in stdout
-    for run in benchmark["runs"]:
-        assert run["seconds"] > 0
-        assert run["peak_bytes"] > 1e7
-        if run["n_nonempty"] is not None:
-            assert 40 <= run["n_nonempty"] <= benchmark["n_clusters"] == 50
-            assert 0 < run["unexplained_variance"] < 1
+    for one in benchmark["runs"]:
+        assert one["seconds"] > 0
+        assert one["peak_bytes"] > 1e7
+        if one["n_nonempty"] is not None:
+            assert 40 <= one["n_nonempty"] <= benchmark["n_clusters"] == 50
+            assert 0 < one["unexplained_variance"] < 1
     ours = benchmark["summaries"][0]
     assert ours["method"] == "hkmeans_dask"
     assert ours["time_ratio"] == 1
@@ -86,10 +86,7 @@ def test_a_peer_that_is_not_installed_is_left_out(tmp_path, monkeypatch):
 
 
 def test_a_fresh_process_measures_its_own_memory_and_reads(tmp_path):
-    """What this process holds is not counted; the data are read as often as they are.
-
-    Two reads of a fit and one plain read: of all bytes that are stored, and little else.
-    """
+    """What this process holds is not counted; a fit reads all twice, a sum once."""
     held = np.ones(10**8)  # 800 MB
     name = tmp_path / "blobs.zarr"
     blobs_zarr(name, n_features=400_000, n_samples=64)

@@ -98,7 +98,7 @@ def computing(n_workers: int) -> Iterator[Processes]:
             n_workers=n_workers,
             threads_per_worker=1,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             memory_limit=MEMORY_LIMIT,
             silence_logs=logging.WARNING,  # that of a pause must be kept
         ) as cluster,
