@@ -5,9 +5,11 @@ import time
 
 import dask.array as da
 import numpy as np
+import psutil
 import pytest
 import zarr
 from click.testing import CliRunner
+from distributed import default_client, wait
 
 from tests.benchmarks import processes
 from tests.benchmarks.__main__ import main
@@ -111,28 +113,37 @@ def test_huge_data_do_not_stay(tmp_path):
         assert path.exists() == kept
 
 
-def eat(n_bytes):
-    """Hold memory for a second, and give some back to be spilled."""
-    block = np.ones(n_bytes // 8)
+def fill_memory(n_bytes):
+    """Bring the process to so many bytes, for longer than a worker's monitor waits."""
+    block = np.ones((n_bytes - psutil.Process().memory_info().rss) // 8)
     time.sleep(1)
-    return block[: n_bytes // 32]
+    return block
 
 
 def test_workers_in_trouble_are_told(monkeypatch):
-    monkeypatch.setattr(processes, "MEMORY_LIMIT", "400MB")
-    with processes.computing(2) as both:
-        before = both.usage()
-        assert both.troubles(before, both.usage()) == []
-        client = both._client
-        big = client.map(eat, [300_000_000, 300_000_001])
-        client.gather(client.map(len, big))
-        after = both.usage()
-        told = " ".join(both.troubles(before, after))
-        assert "paused" in told
-        client.restart()
-        told = both.troubles(before, both.usage())
-    assert told[0] == "2 workers were restarted"
-    assert max(one.peak_bytes for one in after[1:]) > 300_000_000
+    """A task that needs 88% of the memory pauses its worker; its result is spilled."""
+    monkeypatch.setattr(processes, "MEMORY_LIMIT", "500MB")
+    with processes.computing(1) as watched:
+        before = watched.usage()
+        assert watched.troubles(before, watched.usage()) == []
+        filled = default_client().submit(fill_memory, 440_000_000)
+        wait(filled)
+        told, tries = [], 50
+        while len(told) < 2 and tries:
+            after, tries = watched.usage(), tries - 1
+            told = watched.troubles(before, after)
+            time.sleep(0.1)
+    assert "paused 1 times" in told[0]
+    assert "spilled" in told[1]
+    assert after[1].peak_bytes > 430_000_000
+
+
+def test_restarted_workers_are_told():
+    with processes.computing(2) as watched:
+        before = watched.usage()
+        default_client().restart()
+        told = watched.troubles(before, watched.usage())
+    assert told == ["2 workers were restarted"]
 
 
 def test_tasks_are_counted_on_request(tmp_path):
