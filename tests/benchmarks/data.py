@@ -105,10 +105,9 @@ def blobs_zarr(
         stop = min(start + rows, n_features)
         rng = np.random.default_rng([1, start])
         block = rng.standard_normal((stop - start, n_samples), dtype=np.float32)
-        block *= np.where(np.arange(start, stop) < in_one_place * n_features, 0.05, 1)[
-            :, None
-        ]
-        block += centers[np.arange(start, stop) * n_blobs // n_features]
+        blobs = np.arange(start, stop) * n_blobs // n_features
+        block[blobs < close] /= 20
+        block += centers[blobs]
         array[start:stop] = block
 
 

@@ -26,10 +26,10 @@ def written(benchmark: Benchmark, folder: Path) -> Iterator[Path]:
     path = folder / benchmark.data.file
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"unfinished-{path.name}")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        benchmark.data.write(unfinished)
-        unfinished.rename(path)
+        with TemporaryDirectory(dir=folder, prefix="write-") as unfinished:
+            new = Path(unfinished, path.name)
+            benchmark.data.write(new)
+            new.rename(path)
     try:
         yield path
     finally:
