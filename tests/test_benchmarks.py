@@ -34,9 +34,7 @@ def invoke(tmp_path, name, *options):
 @pytest.mark.usefixtures("one_openmp_thread")
 @pytest.mark.parametrize("name", BENCHMARKS)
 # Of faiss, whose types are made by SWIG.
-@pytest.mark.filterwarnings(
-    "ignore:builtin type:DeprecationWarning"
-)
+@pytest.mark.filterwarnings("ignore:builtin type:DeprecationWarning")
 def test_small_run(name, tmp_path):
     """Every method that can be imported runs, and is compared with ours."""
     stdout, found = invoke(tmp_path, name)
