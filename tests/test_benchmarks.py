@@ -81,10 +81,20 @@ def test_a_peer_that_is_not_installed_is_left_out(tmp_path, monkeypatch):
     methods = BENCHMARKS["blobs"].methods | {
         "missing": Method(time.sleep, "no-such-distribution")
     }
-    monkeypatch.setattr("tests.benchmarks.catalogue.THREADS", methods)
     monkeypatch.setitem(vars(BENCHMARKS["blobs"]), "methods", methods)
     stdout, _ = invoke(tmp_path, "blobs")
     assert "blobs: no missing, no-such-distribution is not installed" in stdout
+
+
+def test_a_benchmark_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
+    methods = {"hkmeans_dask": Method(time.sleep)}  # of a job: no number
+    monkeypatch.setitem(vars(BENCHMARKS["skew"]), "methods", methods)
+    output = tmp_path / "runs.json"
+    where = ["--cache", str(tmp_path), "--json", str(output)]
+    done = CliRunner().invoke(main, ["skew", "blobs", "--small", *where])
+    assert done.exit_code == 1
+    assert "skew failed: TypeError: " in done.stderr
+    assert list(json.loads(output.read_text())["benchmarks"]) == ["blobs"]
 
 
 def test_a_fresh_process_measures_its_own_memory_and_reads(tmp_path):

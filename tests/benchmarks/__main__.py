@@ -72,8 +72,9 @@ def main(
     where = environment()
     click.echo(", ".join(f"{key}: {value}" for key, value in where.items()))
     rounds = [Round(repeat, seed) for repeat in range(repeats) for seed in range(seeds)]
-    results = {}
-    for name in names or [n for n, one in BENCHMARKS.items() if not one.on_request]:
+    results: dict[str, Any] = {}
+    wanted = names or [n for n, one in BENCHMARKS.items() if not one.on_request]
+    for name in wanted:
         full = BENCHMARKS[name]
         if is_small:
             benchmark, folder = small(full), cache / "small"
@@ -81,9 +82,16 @@ def main(
             benchmark, folder = full, cache
         chosen = _chosen(name, benchmark, methods)
         with written(benchmark, folder) as path:
-            results[name] = _measure(name, benchmark, chosen, rounds, path, is_small)
+            try:
+                result = _measure(name, benchmark, chosen, rounds, path, is_small)
+            except Exception as error:  # the other benchmarks may still work
+                click.echo(f"{name} failed: {type(error).__name__}: {error}", err=True)
+            else:
+                results[name] = result
     if output:
         json.dump({"environment": where, "benchmarks": results}, output, indent=2)
+    if len(results) < len(wanted):
+        raise SystemExit(1)
 
 
 def _chosen(name: str, benchmark: Benchmark, wanted: list[str] | None) -> list[str]:
