@@ -1,18 +1,23 @@
-"""Benchmarks against the peers: time, and how good the clusters are.
+"""Benchmarks against the peers: time, memory, reads, and how good the clusters are.
 
 ::
 
-    python -m tests.benchmarks                    # every benchmark, full size
-    python -m tests.benchmarks fmri --seeds 5     # one of them, five seeds
-    python -m tests.benchmarks --small            # seconds in total
+    python -m tests.benchmarks                      # all but those that take minutes
+    python -m tests.benchmarks fmri --seeds 5       # one of them, five seeds
+    python -m tests.benchmarks fmri --methods nilearn,faiss_flat
+    python -m tests.benchmarks --small              # seconds each, in one process
 
 Every round (a repeat and a seed) runs all methods one after the other on the same
-array, so that a noisy machine is noisy for all of them::
+data, so that a noisy machine is noisy for all of them::
 
-    round 0: hkmeans_dask  nilearn  ...
-    round 1: hkmeans_dask  nilearn  ...     ratios are taken within a round
-    ...
+    round 0: hkmeans_dask  nilearn  ...     each in a fresh process, with a fresh
+    round 1: hkmeans_dask  nilearn  ...     cluster where the benchmark wants one;
+    ...                                     ratios are taken within a round
 
-Loading data and importing methods is not timed. To add a peer, write its function
-in `tests.benchmarks.methods` and register it there.
+Loading data into memory, starting workers and importing are not timed. Data are written
+once to the folder of ``--cache`` and stay there, except the largest.
+
+`catalogue` lists the benchmarks and `methods` holds what they call: ours, the peers,
+and the plain read or write that nothing can beat. To add a peer, write its function
+there and register it in `catalogue`.
 """

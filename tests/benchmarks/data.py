@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+CHUNK_BYTES = 32 * 2**20
+
 N_SOURCES = 200
 NOISE_SD = 0.8
 
@@ -68,41 +70,45 @@ def fmri(side: int = 58, n_samples: int = 400, seed: int = 0) -> NDArray[np.floa
 
 
 def blobs_zarr(
-    path: Path, n_features: int = 8_000_000, n_samples: int = 128, n_blobs: int = 4000
-) -> Path:
+    path: Path,
+    n_features: int = 8_000_000,
+    n_samples: int = 128,
+    n_blobs: int = 4000,
+    chunk_rows: int | None = None,
+    in_one_place: float = 0,
+) -> None:
     """Write blobs to Zarr, blob after blob: features in order, as in space.
 
     Parameters
     ----------
     path : Path
-        Left alone if something is there.
     n_features, n_samples : int
         4.1 GB of float32 by default.
     n_blobs : int, default=4000
-
-    Returns
-    -------
-    path : Path
+    chunk_rows : int, optional
+        Chunks of 32 MB if not given.
+    in_one_place : float, default=0
+        Share of the blobs that are close together: at a twentieth of the distances.
     """
-    if path.exists():
-        return path
-    rows = max(1, 2**25 // (4 * n_samples))
+    rows = chunk_rows or max(1, CHUNK_BYTES // (4 * n_samples))
     array = zarr.create_array(
-        path.with_suffix(".partial"),
+        path,
         shape=(n_features, n_samples),
         chunks=(rows, n_samples),
         dtype="f4",
         compressors=BloscCodec(cname="lz4", clevel=1, shuffle="shuffle"),
     )
     centers = np.random.default_rng(0).standard_normal((n_blobs, n_samples)) * 2
+    close = int(in_one_place * n_blobs)
+    centers[:close] = centers[0] + centers[:close] / 20
     for start in range(0, n_features, rows):
         stop = min(start + rows, n_features)
         rng = np.random.default_rng([1, start])
         block = rng.standard_normal((stop - start, n_samples), dtype=np.float32)
-        block += centers[np.arange(start, stop) * n_blobs // n_features]
+        blobs = np.arange(start, stop) * n_blobs // n_features
+        block[blobs < close] /= 20
+        block += centers[blobs]
         array[start:stop] = block
-    path.with_suffix(".partial").rename(path)
-    return path
 
 
 def _bump(side: int, rng: np.random.Generator) -> NDArray[np.float32]:

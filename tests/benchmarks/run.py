@@ -1,92 +1,76 @@
-"""Run every method in turn, on the same data, and time it."""
+"""Run the methods of a benchmark in turn, each in a fresh process."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+import multiprocessing
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from tests.benchmarks.data import fmri, patches
-from tests.benchmarks.judge import judge
-from tests.benchmarks.methods import METHODS
+from tests.benchmarks.job import Job
+from tests.benchmarks.measure import Round, Run, measure, save_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """An array, and how many clusters to find in it."""
-
-    load: Callable[[], NDArray[np.float32]]
-    n_clusters: int
+    from tests.benchmarks.catalogue import Benchmark
 
 
-BENCHMARKS = {
-    "patches": Benchmark(patches, n_clusters=1000),
-    "fmri": Benchmark(fmri, n_clusters=1000),
-}
-SMALL_BENCHMARKS = {
-    "patches": Benchmark(partial(patches, stride=12), n_clusters=50),
-    "fmri": Benchmark(partial(fmri, side=16, n_samples=50), n_clusters=50),
-}
-
-
-@dataclass(frozen=True)
-class Run:
-    """One timed clustering, and what its labels are worth."""
-
-    method: str
-    repeat: int
-    seed: int
-    seconds: float
-    cpu_seconds: float
-    """Of this process, all its threads."""
-    unexplained_variance: float
-    n_nonempty: int
+@contextmanager
+def written(benchmark: Benchmark, folder: Path) -> Iterator[Path]:
+    """Write the data, unless they are there; remove them again if they are huge."""
+    path = folder / benchmark.data.file
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder, prefix="write-") as unfinished:
+            new = Path(unfinished, path.name)
+            benchmark.data.write(new)
+            new.rename(path)
+    try:
+        yield path
+    finally:
+        if not benchmark.data.keep:
+            shutil.rmtree(path)
 
 
 def run(
-    X: NDArray[np.float32], n_clusters: int, n_repeats: int, n_seeds: int
+    benchmark: Benchmark,
+    methods: Sequence[str],
+    rounds: Sequence[Round],
+    path: Path,
+    *,
+    fresh: bool = True,
 ) -> Iterator[Run]:
-    """Yield one run per repeat, seed and method, the methods alternating.
+    """Yield one run per round and method, the methods alternating.
 
     Parameters
     ----------
-    X : ndarray of shape (n_features, n_samples), float32
-        Made read-only: no method may change what the next one clusters.
-    n_clusters : int
-    n_repeats : int
-        Times that each seed is run.
-    n_seeds : int
-        The seeds are 0 to ``n_seeds - 1``.
+    benchmark : Benchmark
+    methods : sequence of str
+    rounds : sequence of Round
+    path : Path
+        Of the data.
+    fresh : bool, default=True
+        Whether each run gets a process of its own. In this process peaks of memory
+        are those of all that ran before.
     """
-    warm_up()
-    X.setflags(write=False)
-    for repeat in range(n_repeats):
-        for seed in range(n_seeds):
-            for method in METHODS:
-                yield run_once(method, X, n_clusters, repeat, seed)
+    with TemporaryDirectory(dir=path.parent, prefix="model-") as folder:
+        model = Path(folder, "model")
+        if benchmark.needs_model:
+            save_model(
+                Job(benchmark.data.open(path), benchmark.n_clusters, 0, model, model)
+            )
+        for where in rounds:
+            for method in methods:
+                once = partial(measure, benchmark, method, where, path, model)
+                yield _in_fresh_process(once) if fresh else once()
 
 
-def warm_up() -> None:
-    """Call every method on a little noise, so that nobody's import is timed."""
-    X = np.random.default_rng(0).standard_normal((500, 8), dtype=np.float32)
-    for cluster in METHODS.values():
-        cluster(X, 10, 0)
-
-
-def run_once(
-    method: str, X: NDArray[np.float32], n_clusters: int, repeat: int, seed: int
-) -> Run:
-    """Time one method, then judge its labels."""
-    start, cpu_start = time.perf_counter(), time.process_time()
-    labels = METHODS[method](X, n_clusters, seed)
-    seconds = time.perf_counter() - start
-    cpu_seconds = time.process_time() - cpu_start
-    return Run(method, repeat, seed, seconds, cpu_seconds, *judge(X, labels))
+def _in_fresh_process(once: Callable[[], Run]) -> Run:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as process:
+        return process.submit(once).result()

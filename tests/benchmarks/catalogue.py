@@ -1,0 +1,187 @@
+"""The benchmarks: data, number of clusters, methods, and where they compute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import zarr
+
+from tests.benchmarks import data
+from tests.benchmarks.job import OURS, Method
+from tests.benchmarks.methods import clustering, out_of_core, reduction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+PLAIN_READ = "plain_read"
+PLAIN_WRITE = "plain_write"
+
+
+@dataclass(frozen=True)
+class Data:
+    """An array in a file."""
+
+    file: str
+    """Its name in the folder of the data; ``.npy`` is loaded, ``.zarr`` opened."""
+
+    write: Callable[[Path], None]
+    as_dask: bool = False
+    """Whether methods get a dask array of Zarr's chunks, not the Zarr array."""
+
+    keep: bool = True
+    """Whether it may stay on disk when the benchmark is over."""
+
+    def open(self, path: Path) -> Any:
+        """Load or open it, or another array like it."""
+        if path.suffix == ".npy":
+            X = np.load(path)
+            X.setflags(write=False)  # what a method changes, the judge would see
+            return X
+        array = zarr.open_array(path, mode="r")
+        return da.from_zarr(array) if self.as_dask else array
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is measured."""
+
+    data: Data
+    n_clusters: int
+    methods: Mapping[str, Method]
+    """By name, ours first; in every round they run in this order."""
+
+    slow: tuple[str, ...] = ()
+    """Methods that take minutes: run when asked for."""
+
+    limit: str | None = None
+    """The method that does no more than read or write everything once."""
+
+    n_workers: int = 0
+    """One-thread processes of 1 GB each; 0 for threads."""
+
+    needs_model: bool = False
+    counts_tasks: bool = False
+    on_request: bool = False
+    """Whether it is left out when no benchmark is named: it takes many minutes."""
+
+
+def _in_memory(write: Callable[[], NDArray[np.float32]]) -> Callable[[Path], None]:
+    return partial(_save, make=write)
+
+
+def _save(path: Path, make: Callable[[], NDArray[np.float32]]) -> None:
+    with path.open("wb") as file:
+        np.save(file, make())
+
+
+IN_MEMORY = {
+    OURS: Method(clustering.ours),
+    "nilearn": Method(clustering.nilearn, "nilearn"),
+    "nilearn_once": Method(partial(clustering.nilearn, n_init=1), "nilearn"),
+    "faiss_two_level": Method(clustering.faiss_two_level, "faiss-cpu"),
+    "faiss_flat": Method(clustering.faiss_flat, "faiss-cpu"),
+    "superkmeans": Method(clustering.superkmeans, "superkmeans"),
+    "superkmeans_refined": Method(
+        partial(clustering.superkmeans, n_refinements=2), "superkmeans"
+    ),
+    "minibatch": Method(clustering.minibatch, "scikit-learn"),
+    "dask_ml": Method(clustering.dask_ml, "dask-ml"),
+}
+WORKERS = {
+    OURS: Method(clustering.ours),
+    PLAIN_READ: Method(out_of_core.plain_read),
+}
+THREADS = WORKERS | {"partial_fit": Method(out_of_core.partial_fit, "scikit-learn")}
+TRANSFORM = {
+    OURS: Method(reduction.transform),
+    PLAIN_READ: Method(out_of_core.plain_read),
+    "flox": Method(reduction.flox, "flox"),
+}
+INVERSE_TRANSFORM = {
+    OURS: Method(reduction.inverse_transform),
+    PLAIN_WRITE: Method(reduction.plain_write),
+}
+
+PATCHES = Data("patches.npy", _in_memory(data.patches))
+FMRI = Data("fmri.npy", _in_memory(data.fmri))
+BLOBS = Data("blobs.zarr", data.blobs_zarr)
+BLOBS_X4 = Data(
+    "blobs_x4.zarr", partial(data.blobs_zarr, n_features=32_000_000), keep=False
+)
+WIDE = Data(
+    "wide.zarr",
+    partial(data.blobs_zarr, n_features=50_000, n_samples=20_000, n_blobs=500),
+)
+SKEW = Data("skew.zarr", partial(data.blobs_zarr, in_one_place=0.9))
+TINY_CHUNKS = Data(
+    "tiny_chunks.zarr",
+    partial(data.blobs_zarr, n_features=4_000_000, n_samples=32, chunk_rows=200),
+    as_dask=True,
+)
+SMALL: dict[Data, Callable[[Path], None]] = {
+    PATCHES: _in_memory(partial(data.patches, stride=12)),
+    FMRI: _in_memory(partial(data.fmri, side=16, n_samples=50)),
+    BLOBS: partial(data.blobs_zarr, n_features=4000, n_samples=8, chunk_rows=500),
+    BLOBS_X4: partial(data.blobs_zarr, n_features=8000, n_samples=8, chunk_rows=500),
+    WIDE: partial(data.blobs_zarr, n_features=1000, n_samples=200, chunk_rows=100),
+    SKEW: partial(
+        data.blobs_zarr,
+        n_features=4000,
+        n_samples=8,
+        chunk_rows=500,
+        in_one_place=0.9,
+    ),
+    TINY_CHUNKS: partial(data.blobs_zarr, n_features=4000, n_samples=8, chunk_rows=50),
+}
+"""The same in thousands of features."""
+
+SLOW_AT_1000 = ("nilearn_once", "dask_ml")
+SLOW_AT_10000 = ("nilearn", "faiss_flat", "minibatch", "dask_ml")
+
+
+def _out_of_core(data: Data, n_clusters: int, n_workers: int = 0) -> Benchmark:
+    return Benchmark(
+        data,
+        n_clusters,
+        WORKERS if n_workers or data.as_dask else THREADS,
+        slow=("partial_fit",),
+        limit=PLAIN_READ,
+        n_workers=n_workers,
+    )
+
+
+BENCHMARKS = {
+    "patches": Benchmark(PATCHES, 1000, IN_MEMORY, SLOW_AT_1000),
+    "patches_10000": Benchmark(PATCHES, 10_000, IN_MEMORY, SLOW_AT_10000),
+    "fmri": Benchmark(FMRI, 1000, IN_MEMORY, SLOW_AT_1000),
+    "fmri_10000": Benchmark(FMRI, 10_000, IN_MEMORY, SLOW_AT_10000),
+    "blobs": _out_of_core(BLOBS, 1024),
+    "blobs_workers": _out_of_core(BLOBS, 1024, n_workers=2),
+    "blobs_16384": _out_of_core(BLOBS, 16_384),
+    "blobs_16384_workers": _out_of_core(BLOBS, 16_384, n_workers=2),
+    "blobs_x4": replace(_out_of_core(BLOBS_X4, 1024), on_request=True),
+    "blobs_x4_workers": replace(_out_of_core(BLOBS_X4, 1024, 2), on_request=True),
+    "wide": _out_of_core(WIDE, 500, n_workers=2),
+    "skew": _out_of_core(SKEW, 1024, n_workers=2),
+    "tiny_chunks": replace(
+        _out_of_core(TINY_CHUNKS, 10_000), counts_tasks=True, on_request=True
+    ),
+    "transform": Benchmark(BLOBS, 1000, TRANSFORM, limit=PLAIN_READ, needs_model=True),
+    "inverse_transform": Benchmark(
+        BLOBS, 1000, INVERSE_TRANSFORM, limit=PLAIN_WRITE, needs_model=True
+    ),
+}
+
+
+def small(benchmark: Benchmark) -> Benchmark:
+    """Make it one of seconds, that shows only that it works."""
+    full = benchmark.data
+    little = Data(full.file, SMALL[full], full.as_dask, full.keep)
+    return replace(benchmark, data=little, n_clusters=50, slow=())

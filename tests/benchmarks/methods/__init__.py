@@ -1,0 +1,1 @@
+"""What is measured: one function `(job) -> labels or None` each."""
