@@ -13,7 +13,12 @@ import scipy.sparse
 import zarr
 
 from hkmeans_dask import HierarchicalKMeans, inputs
-from hkmeans_dask.inputs import BLOCK_BYTES, JOINED_BYTES, read_features
+from hkmeans_dask.inputs import (
+    BLOCK_BYTES,
+    JOINED_BYTES,
+    read_features,
+    read_whole_features,
+)
 from tests.strategies import Watched, nothing_computed, unread
 
 axes = pytest.mark.parametrize("feature_axis", [0, 1])
@@ -381,7 +386,7 @@ def test_joining_ends_at_256_mib(n_rows, fits, feature_axis):
             assert blocks.chunks[1] == (2**9,)
             return
         with pytest.raises(ValueError, match="chunked along samples") as refused:
-            read_features(given, feature_axis)
+            read_whole_features(given, feature_axis)
         # The rechunk that the message gives is accepted.
         remedy = re.search(r"X\.rechunk\(\((\d+), (\d+)\)\)", str(refused.value))
         chunks = tuple(map(int, remedy.groups()))
@@ -390,6 +395,18 @@ def test_joining_ends_at_256_mib(n_rows, fits, feature_axis):
         # Where blocks need not hold whole features nothing is joined or refused.
         apart = read_features(given, feature_axis, join=False).blocks
         assert apart.chunks == array.chunks
+
+
+@axes
+def test_neighbours_that_cannot_be_whole_features_are_joined_to_64_mib(feature_axis):
+    rows = (2**19, 2**20)  # the tall ones decide: 4 MiB a column
+    columns = (4, 5, 7, 1, 30, *[4] * 13)
+    array = da.zeros((sum(rows), 99), dtype="f4", chunks=(rows, columns))
+    given = array.T if feature_axis else array
+    with nothing_computed():
+        features = read_features(given, feature_axis)
+    assert features.blocks.chunks == (rows, (16, 1, 30, 16, 16, 16, 4))
+    assert not features.whole
 
 
 def test_a_tall_block_of_whole_features_is_the_users_choice():
@@ -445,12 +462,14 @@ def test_zarr_is_read_in_whole_chunks_or_shards_of_about_64_mb(
 
 
 @axes
-def test_zarr_chunked_finely_along_samples_is_refused(feature_axis, tmp_path):
+def test_zarr_chunked_finely_along_samples_is_read_wide(feature_axis, tmp_path):
     shape, chunks = (10**6, 20_000), (10_000, 100)  # joined: 800 MB
     turn = slice(None, None, -1 if feature_axis else 1)
     array = declared(tmp_path, shape[turn], chunks[turn])
     with pytest.raises(ValueError, match=r"exceed 256 MiB\. Store .* X\.rechunk"):
-        read_features(array, feature_axis)
+        read_whole_features(array, feature_axis)
+    wide = read_features(array, feature_axis).blocks
+    assert wide.chunks == ((10_000,) * 100, (1600,) * 12 + (800,))
     blocks = read_features(array, feature_axis, join=False).blocks
     assert blocks.chunks[1] == (100,) * 200
     assert blocks.chunks[0][0] % 10_000 == 0
