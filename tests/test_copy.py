@@ -1,6 +1,8 @@
 """X whose chunks along samples are too large to join: one copy, read as features."""
 
 import re
+import subprocess
+import sys
 import time
 import warnings
 from collections import Counter
@@ -319,12 +321,42 @@ def test_labels_that_are_missing_cost_another_copy(tmp_path, damage):
 def test_a_cluster_goes_on_with_the_copy_that_threads_made(
     two_processes, tmp_path, monkeypatch
 ):
-    array, X = watched()
+    array = Failing(VALUES)
+    array.left = N_BLOCKS
+    X = array.blocks(CHUNKS)
     model = HierarchicalKMeans(20, work_dir=tmp_path / "work")
     with dask.config.set(scheduler="threads"):
         interrupt(monkeypatch, "keep_training_rows", model, X)
-    array.left = 0
+    assert array.left == 0
     same(model.fit(X), EXPECTED)
+
+
+def test_a_killed_fit_goes_on_with_its_copy(tmp_path):
+    """In real processes, with an X that is large enough to be copied."""
+    source, work_dir = tmp_path / "X.zarr", tmp_path / "work"
+    values = np.random.default_rng(0).standard_normal((600_000, 64))  # 293 MiB
+    zarr.create_array(source, data=values, chunks=(600_000, 4), compressors=None)
+    del values
+
+    def command(model, *more):
+        program = str(Path(sys.executable).parent / "hkmeans-dask")
+        options = ["-k", "30", "--max-features-per-cluster", "20", *more]
+        return [program, "fit", source, tmp_path / model, *options]
+
+    killed = command("killed", "--work-dir", work_dir)
+    with subprocess.Popen(killed, stderr=subprocess.DEVNULL) as process:
+        while not list(work_dir.glob("*/copy-*")):
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.kill()
+    again = subprocess.run(killed, check=True, capture_output=True, text=True)
+    copied_bytes = float(re.search(r"([\d.]+) MiB of it are", again.stderr)[1])
+    assert 100 < copied_bytes < 290
+    assert not list(work_dir.glob("*/copy-*"))
+    subprocess.run(command("plain"), check=True, capture_output=True)
+    same(
+        *(HierarchicalKMeans.from_zarr(tmp_path / name) for name in ("killed", "plain"))
+    )
 
 
 def test_x_that_changes_after_it_was_copied_does_no_harm(tmp_path, monkeypatch):

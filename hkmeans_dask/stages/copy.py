@@ -80,7 +80,7 @@ class Copy:
     def _piece(self, piece: int, column: int) -> Array:
         first, last = self._cuts[piece : piece + 2]
         top = self._tops[np.searchsorted(self._tops, first, side="right") - 1]
-        width = int(np.diff(self._columns)[column])
+        width = self._columns[column + 1] - self._columns[column]
         row_bytes = width * self.dtype.itemsize
         before = piece - int(np.searchsorted(self._cuts, top))
         with self._workspace.opened(self.name(top, column)) as file:
