@@ -228,6 +228,17 @@ def test_what_we_write_is_all_there(tmp_path):
     assert_array_equal(EXPECTED.transform(store.open_array(place)), np.zeros((9, 6)))
 
 
+@pytest.mark.parametrize("url", ["{}/x.zarr", "memory://tests/prints.zarr"])
+def test_a_fingerprint_changes_with_a_chunk(tmp_path, url):
+    url = url.format(tmp_path)
+    zarr.create_array(url, data=X, chunks=(100, 6), overwrite=True)
+    prints = [source.fingerprint(store.open_array(url)) for _ in range(2)]
+    with fsspec.open(f"{url}/c/1/0", "wb") as chunk:
+        chunk.write(b"another size")
+    prints.append(source.fingerprint(store.open_array(url)))
+    assert prints[0] == prints[1] != prints[2]
+
+
 # Damaged chunks
 
 

@@ -127,8 +127,7 @@ def open_gate(client, n_workers, folder):
     """Open the gate when so many workers have come, the first one while it reads."""
     while not any(folder.iterdir()):
         time.sleep(0.01)
-    if client.cluster:
-        client.cluster.scale(n_workers)
+    client.cluster.scale(n_workers)
     client.wait_for_workers(n_workers, timeout=60)
     (folder / "gate").touch()
 
@@ -138,7 +137,9 @@ def fit_with_late_workers(client, n_workers, source, folder):
     folder.mkdir()
     X = da.from_zarr(zarr.open_array(source, mode="r"), chunks=(250, 8))
     X = X.map_blocks(noted_when_open, folder, meta=X._meta)
-    opener = threading.Thread(target=open_gate, args=(client, n_workers, folder))
+    opener = threading.Thread(
+        target=open_gate, args=(client, n_workers, folder), daemon=True
+    )
     opener.start()
     model = HierarchicalKMeans(20, work_dir="work").fit(X)
     opener.join()
