@@ -97,7 +97,7 @@ class Cluster:
             ) as cluster,
             Client(cluster) as client,
         ):
-            client.run(_ignore_interrupts)
+            client.register_worker_callbacks(_ignore_signals)
             with _deaths_explained():
                 yield
 
@@ -116,9 +116,14 @@ def _deaths_explained() -> Iterator[None]:
         ) from error
 
 
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C, which reaches the workers too, to the process that has them."""
+def _ignore_signals() -> None:
+    """Leave Ctrl-C to the process that has the workers; it reaches them too.
+
+    So does the SIGTERM of a batch system. They end when that process closes them, or
+    when it is gone.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextmanager

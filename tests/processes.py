@@ -77,8 +77,10 @@ class Command:
         return self._log.read_text().splitlines() if self._log.exists() else []
 
     def complaints(self):
-        """Give those that are not about phases."""
-        return [line for line in self.said() if not line.startswith("hkmeans: ")]
+        """Give those that are not about phases, nor empty: click ends the ^C so."""
+        return [
+            line for line in self.said() if line and not line.startswith("hkmeans: ")
+        ]
 
     def seconds(self):
         """Tell how long each phase took."""

@@ -6,6 +6,7 @@ import signal
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 from tests.processes import LEFT, PHASES, bits, fit, left, run, size_of
@@ -58,3 +59,25 @@ def test_two_clients_at_the_same_fit_end_well(lead, start, source, whole, tmp_pa
     said = [line for command in running for line in command.complaints()]
     assert sum("at the same fit" in line for line in said) == 1
     assert left(one / "work") == LEFT
+
+
+TWO = ("--workers", 2, "--memory-limit", "1GB")
+ELSEWHERE = {
+    "threads, then two workers": ((), TWO),
+    "one worker, then two": (("--workers", 1), TWO),
+    "two workers, then one": (TWO, ("--workers", 1)),
+    "two workers, then threads": (TWO, ()),
+}
+
+
+@pytest.mark.parametrize(("first", "second"), ELSEWHERE.values(), ids=ELSEWHERE)
+def test_a_killed_fit_goes_on_elsewhere(first, second, start, source, whole, tmp_path):
+    """And workers end when the client that started them is gone."""
+    command = fit(source, tmp_path)
+    running = start(*command, *first)
+    running.until(lambda: list(tmp_path.glob("work/*/fine-*")))
+    family = running.family()
+    assert running.stop(signal.SIGKILL) == -signal.SIGKILL
+    assert not psutil.wait_procs(family, timeout=20)[1]
+    assert run(start, *command, *second).complaints() == []
+    assert bits(tmp_path / "model") == whole.bits

@@ -1,13 +1,15 @@
-"""Files that are altered, and disks that are full: said, and made good."""
+"""Files that are altered, and disks that are full: said, and made good if possible."""
 
 import os
 import signal
 import subprocess
 
+import dask.array as da
 import numpy as np
 import pytest
 import zarr
 
+from hkmeans_dask import HierarchicalKMeans
 from tests.processes import LEFT, bits, commands, fit, left, run
 
 # Altered files
@@ -78,6 +80,31 @@ def test_a_flipped_byte_of_what_names_a_fit_costs_no_bit(
     said = [line.rpartition("/")[2] for line in again.complaints()]
     assert said == warning
     assert bits(tmp_path / "model") == whole.bits
+
+
+# Input that changes
+
+
+def altered_after(block, sentinel, flag):
+    """Give other values in the last read: the first one leaves a sentinel per block."""
+    place = sentinel / f"{block[0, 0]}"
+    if flag and place.exists():
+        return block + 1
+    place.touch()
+    return block
+
+
+@pytest.mark.parametrize("changes", [True, False])
+def test_x_that_changes_between_the_reads_is_an_error(changes, tmp_path):
+    values = np.random.default_rng(0).normal(size=(4000, 5)).astype(np.float32)
+    X = da.from_array(values, chunks=(1000, 5))
+    X = X.map_blocks(altered_after, tmp_path, changes, meta=X._meta)
+    model = HierarchicalKMeans(n_clusters=20)
+    if not changes:
+        assert model.fit(X).n_clusters_ == 20
+        return
+    with pytest.raises(ValueError, match="X changed while it was read"):
+        model.fit(X)
 
 
 # Full disks

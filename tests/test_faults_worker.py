@@ -1,12 +1,14 @@
 """A worker that is killed, in any phase: that costs a retry, but not a bit."""
 
 import importlib
+import logging
 import os
 import signal
 import threading
 import time
 from contextlib import contextmanager
 
+import dask
 import psutil
 import pytest
 import zarr
@@ -17,15 +19,18 @@ from tests.processes import LEFT, PHASES, SIZES, bits, left
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """Start two processes that may die."""
-    with LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        silence_logs=50,
-    ) as cluster:
+def cluster(whole):
+    """Start two processes that may die; forked from the server, they start at once."""
+    with (
+        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+    ):
         yield cluster
 
 
