@@ -60,6 +60,8 @@ class Hierarchy(NamedTuple):
         labels = np.empty(len(points), np.int64)
         for index, origin in enumerate(self.coarse):
             rows = order[starts[index] : starts[index + 1]]
+            if not len(rows):
+                continue  # most of them, where a block is small and features in order
             first, last = children[index], children[index + 1]
             centers = self.fine[first:last] - origin
             nearest = kernels.assign(points, centers, origin=origin, rows=rows)
