@@ -86,9 +86,11 @@ class HierarchicalKMeans(
         0: X is ``[n_features, n_samples]``, each *row* is a feature to cluster.
         1: X is ``[n_samples, n_features]``, as in scikit-learn. Only X, the reduced X
         and its inverse are transposed by this; attributes and `init` are not.
-    allocation : {'size'}, default='size'
-        A big cluster's share of `n_clusters` is proportional to its training rows.
-        Each share is at least one and at most the big cluster's distinct rows.
+    allocation : {'size', 'inertia'}, default='size'
+        A big cluster's share of `n_clusters` is proportional to its training rows, or
+        to the power 0.75 of their sum of squared distances to its center: fewer where
+        little varies, more where much does. Each share is at least one and at most the
+        big cluster's distinct rows. With an array as `init` shares follow that.
     max_features_per_cluster : int or None, default=256
         Features kept for training per small cluster, at most; None keeps all.
     work_dir : path-like or None, default=None
@@ -203,7 +205,8 @@ class HierarchicalKMeans(
         most = self.max_features_per_cluster
         n_rows = min(self.n_features_in_, (most or self.n_features_in_) * n_clusters)
         runner = Runner.find(features.blocks, in_memory=features.in_memory)
-        job = Job(features, n_clusters, n_rows, self._schedule(), init, runner)
+        how = (self._schedule(), self.allocation, init)
+        job = Job(features, n_clusters, n_rows, *how, runner)
         described = inputs.describe(X, features, self.feature_axis)
         parameters = self.get_params(deep=False)
         seconds: dict[str, float] = {}

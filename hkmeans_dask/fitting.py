@@ -48,6 +48,7 @@ class Job:
     n_rows: int
     """Training rows, at most."""
     schedule: Schedule
+    allocation: str
     init: Array | None
     runner: Runner
 
@@ -120,7 +121,8 @@ def _train(job: Job, places: Places, seconds: dict[str, float]) -> Any:
         n_big = int(np.sqrt(job.n_clusters))
         coarse = train_coarse(parts, n_big, job.schedule, seed, init, workspace, runner)
     with phase("partition", seconds):
-        partitions = partition(parts, coarse, job.n_clusters, init, workspace, runner)
+        shares = (job.n_clusters, job.allocation, init)
+        partitions = partition(parts, coarse, *shares, workspace, runner)
     with phase("fine", seconds):
         return train_fine(partitions, job.schedule, seed, init, workspace, runner)
 

@@ -33,7 +33,7 @@ JOINED_BYTES = 256 * 2**20
 """Bytes of a block of whole features joined from several chunks, at most."""
 
 INITS = ("k-means++", "random")
-ALLOCATIONS = ("size",)
+ALLOCATIONS = ("size", "inertia")
 
 NUMBERS_ONLY: dict[str, Any] = {
     "dtype": "numeric",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hkmeans_dask import kernels
-from hkmeans_dask.allocation import allocate
+from hkmeans_dask.allocation import allocate, gain_weights
 from hkmeans_dask.execution import Runner, one_blas_thread, task
 from hkmeans_dask.hierarchy import label_coarse
 from hkmeans_dask.records import Partitions
@@ -38,6 +38,7 @@ def partition(
     parts: Parts,
     coarse: Coarse,
     n_clusters: int,
+    allocation: str,
     init: Array | None,
     workspace: InMemory | OnDisk,
     runner: Runner,
@@ -49,8 +50,10 @@ def partition(
     parts : list of training rows
     coarse : Coarse
     n_clusters : int
+    allocation : {'size', 'inertia'}
+        What shares follow: numbers of rows, or sums of squares.
     init : ndarray of shape (n_clusters, n_samples), optional
-        Initial centers: shares then follow their numbers instead of the rows'.
+        Initial centers: shares then follow their numbers instead.
     workspace : InMemory or OnDisk
     runner : Runner
 
@@ -61,7 +64,8 @@ def partition(
     split = _split_all(parts, coarse, workspace, runner)
     shared = workspace.find("shares")
     if shared is None:
-        shared = _share(split, coarse, n_clusters, init, workspace, runner)
+        shares = (n_clusters, allocation, init)
+        shared = _share(split, coarse, *shares, workspace, runner)
     kept, shares = shared["kept"], shared["shares"]
     coarse = coarse._replace(centers=coarse.centers[kept])
     bigs = zip(kept.tolist(), coarse.centers, strict=True)
@@ -91,6 +95,7 @@ def _share(
     split: Parts,
     coarse: Coarse,
     n_clusters: int,
+    allocation: str,
     init: Array | None,
     workspace: InMemory | OnDisk,
     runner: Runner,
@@ -105,7 +110,12 @@ def _share(
     most = n_clusters - len(kept) + 1
     distinct = [task("distinct", _count_distinct, together, *big, most) for big in bigs]
     capacities = np.array(runner.compute(*distinct))
-    weights = sizes[kept] if init is None else _given(init, coarse, kept)
+    if init is not None:
+        weights = _given(init, coarse, kept)
+    elif allocation == "inertia":
+        weights = gain_weights(_sum_within(split, coarse, runner)[kept])
+    else:
+        weights = sizes[kept]
     shares = allocate(weights, capacities, n_clusters)
     logger.debug(
         "%d big clusters of %d to %d training rows, %d to %d small clusters each",
@@ -131,6 +141,22 @@ def _split(
 def _sizes(split: list[Rows | StoredRows]) -> Index:
     sizes: Index = np.sum([np.diff(part.starts) for part in split], axis=0)
     return sizes
+
+
+def _sum_within(split: Parts, coarse: Coarse, runner: Runner) -> Array:
+    """Sum of squares within each big cluster, added up in the order of the parts."""
+    tasks = [task("within", _within, part, coarse.centers) for part in split]
+    within: Array = np.sum(runner.compute(*tasks), axis=0)
+    return within
+
+
+def _within(part: Rows | StoredRows, centers: Array) -> Array:
+    """Sum the squares of one part, row after row, in float64."""
+    array, order, _, starts, _ = part.load()
+    labels = np.repeat(np.arange(len(centers)), np.diff(starts))
+    squared = kernels.squared_distances(array, centers, labels, rows=order)
+    within: Array = np.bincount(labels, squared, minlength=len(centers))
+    return within
 
 
 def _total(split: list[Rows | StoredRows]) -> Array:
