@@ -72,7 +72,8 @@ def gain_weights(within: Array) -> Index:
     if not largest:
         return np.ones(len(within), np.int64)
     scaled = LARGEST_WEIGHT * (within / largest) ** POWER
-    return np.maximum(np.rint(scaled).astype(np.int64), 1)
+    weights: Index = np.maximum(np.rint(scaled).astype(np.int64), 1)
+    return weights
 
 
 def allocate(weights: Index, capacities: Index, total: int) -> Index:

@@ -54,8 +54,9 @@ class HierarchicalKMeans(
 
     Groups the *features* of X into `n_clusters`: first into about
     ``sqrt(n_clusters)`` big clusters, then each of these into its share of small ones.
-    X may be larger than memory: a fit reads it twice, block by block, with the
-    scheduler that dask would use (threads of this process, a cluster, ...).
+    X may be larger than memory: a fit reads it twice (and for each `refine` pass once
+    more), block by block, with the scheduler that dask would use (threads of this
+    process, a cluster, ...).
 
     Parameters
     ----------
@@ -91,6 +92,12 @@ class HierarchicalKMeans(
         to the power 0.75 of their sum of squared distances to its center: fewer where
         little varies, more where much does. Each share is at least one and at most the
         big cluster's distinct rows. With an array as `init` shares follow that.
+    refine : int, default=0
+        Passes over X, at most, in which features look beyond their big cluster: each
+        is compared with the 512 small clusters nearest to its big cluster's center (or
+        8 times those that a big one has on average, if more; all, if fewer), and
+        centers move to the means. 0 keeps small clusters nested in big ones. With an
+        array as `init` the passes start from it and compare all of its centers.
     max_features_per_cluster : int or None, default=256
         Features kept for training per small cluster, at most; None keeps all.
     work_dir : path-like or None, default=None
@@ -113,7 +120,12 @@ class HierarchicalKMeans(
         clusters are ``transform(X)``.
     coarse_centers_ : ndarray of shape (n_big_clusters, n_samples)
     parents_ : ndarray of shape (n_clusters_,), int64
-        The big cluster of each small one.
+        The big cluster of each small one; with `refine` the one whose center is nearest
+        to the small one's, and a big cluster may have none.
+    compared_ : ndarray of shape (n_big_clusters or 1, n_compared), int32
+        With `refine`: the small clusters with which the features nearest to each
+        coarse center are compared, ascending; -1 for one that was dropped; one row if
+        it is the same for all. Else without columns: those of their big cluster.
     offset_ : ndarray of shape (n_samples,)
         Removed from features before distances are measured.
     inertia_ : float
@@ -124,7 +136,7 @@ class HierarchicalKMeans(
     n_features_in_ : int
         ``X.shape[feature_axis]``.
     n_passes_ : int
-        Reads of X that the fit took.
+        Reads of X that the fit took, at most ``2 + refine``.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Column names, if X was a DataFrame and `feature_axis` is 1.
 
@@ -162,6 +174,7 @@ class HierarchicalKMeans(
         *,
         feature_axis: int = 0,
         allocation: str = "size",
+        refine: int = 0,
         max_features_per_cluster: int | None = 256,
         work_dir: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -175,11 +188,12 @@ class HierarchicalKMeans(
         self.scaling = scaling
         self.feature_axis = feature_axis
         self.allocation = allocation
+        self.refine = refine
         self.max_features_per_cluster = max_features_per_cluster
         self.work_dir = work_dir
 
     def fit(self, X: Any, y: None = None) -> Self:
-        """Find the clusters; computes, in two passes over X.
+        """Find the clusters; computes, in two passes over X and those that refine.
 
         Parameters
         ----------
@@ -205,14 +219,15 @@ class HierarchicalKMeans(
         most = self.max_features_per_cluster
         n_rows = min(self.n_features_in_, (most or self.n_features_in_) * n_clusters)
         runner = Runner.find(features.blocks, in_memory=features.in_memory)
-        how = (self._schedule(), self.allocation, init)
+        how = (self._schedule(), self.allocation, self.refine, init)
         job = Job(features, n_clusters, n_rows, *how, runner)
         described = inputs.describe(X, features, self.feature_axis)
         parameters = self.get_params(deep=False)
         seconds: dict[str, float] = {}
         with shown(self.verbose), workspaces(job, X, parameters, described) as places:
-            hierarchy, labels = run_stages(job, places, seconds)
+            hierarchy, labels, passes = run_stages(job, places, seconds)
             self._set_fitted(features, hierarchy, labels, places.owner)
+        self.n_passes_ = 2 + passes
         self._seconds = seconds
         self._origin = {"seed": places.seed, "input": described}
         if self.n_clusters_ < n_clusters:
@@ -372,14 +387,13 @@ class HierarchicalKMeans(
         self.sizes_ = found.sizes[used]
         self.offset_, self.coarse_centers_ = hierarchy.offset, hierarchy.coarse
         self.cluster_centers_, self.parents_ = hierarchy.fine, hierarchy.parents
+        self.compared_ = hierarchy.compared
         self.inertia_ = found.inertia
         self.n_clusters_ = self._n_features_out = len(self.sizes_)
-        self.n_passes_ = 2
 
     def _hierarchy(self) -> Hierarchy:
-        return Hierarchy(
-            self.offset_, self.coarse_centers_, self.cluster_centers_, self.parents_
-        )
+        levels = (self.coarse_centers_, self.cluster_centers_, self.parents_)
+        return Hierarchy(self.offset_, *levels, self.compared_)
 
     def _lazy_labels(self, chunks: tuple[int, ...]) -> da.Array:
         """Labels as a dask array, in chunks no larger than the given ones."""

@@ -20,6 +20,7 @@ from hkmeans_dask.stages.coarse import train_coarse
 from hkmeans_dask.stages.fine import train_fine
 from hkmeans_dask.stages.label import label_features
 from hkmeans_dask.stages.partition import partition
+from hkmeans_dask.stages.refine import begin_with, refine
 from hkmeans_dask.stages.sample import keep_training_rows
 from hkmeans_dask.work_dir import durable, temporary
 from hkmeans_dask.workspace import Damaged, OnDisk
@@ -49,6 +50,7 @@ class Job:
     """Training rows, at most."""
     schedule: Schedule
     allocation: str
+    refine: int
     init: Array | None
     runner: Runner
 
@@ -74,8 +76,15 @@ def workspaces(
 
 def run_stages(
     job: Job, places: Places, seconds: dict[str, float]
-) -> tuple[Hierarchy, Labels]:
-    """Train and label; computes, in two passes over X.
+) -> tuple[Hierarchy, Labels, int]:
+    """Train and label; computes, in two passes over X and those that refine.
+
+    Returns
+    -------
+    hierarchy : Hierarchy
+    labels : Labels
+    passes : int
+        Those that refined.
 
     Raises
     ------
@@ -94,10 +103,12 @@ def run_stages(
 
 def _run_stages(
     job: Job, places: Places, seconds: dict[str, float]
-) -> tuple[Hierarchy, Labels]:
+) -> tuple[Hierarchy, Labels, int]:
     model: Any = places.workspace.find("model")
     if model is None:
         model = _train(job, places, seconds)
+        if job.refine:
+            model = _refine(job, model, places, seconds)
     with phase("label", seconds):
         labels = label_features(
             job.features, job.n_rows, places.seed, model, places.label_space, job.runner
@@ -108,23 +119,41 @@ def _run_stages(
             "X changed while it was read: the training rows of the first pass are not "
             "those of the last one. Fit again when nothing writes to it."
         )
-    return Hierarchy.of(found), labels
+    return Hierarchy.of(found), labels, int(found["passes"])
 
 
 def _train(job: Job, places: Places, seconds: dict[str, float]) -> Any:
     """Read X once and find the centers of both levels."""
     seed, workspace = places.seed, places.workspace
+    name = "nested" if job.refine else "model"
+    if (nested := workspace.find(name)) is not None:
+        return nested
     init, runner = job.init, job.runner
     with phase("sample", seconds):
         parts = keep_training_rows(job.features, job.n_rows, seed, workspace, runner)
     with phase("coarse", seconds):
         n_big = int(np.sqrt(job.n_clusters))
         coarse = train_coarse(parts, n_big, job.schedule, seed, init, workspace, runner)
+    if init is not None and job.refine:
+        return begin_with(init, coarse, parts, workspace, runner)
     with phase("partition", seconds):
         shares = (job.n_clusters, job.allocation, init)
         partitions = partition(parts, coarse, *shares, workspace, runner)
     with phase("fine", seconds):
-        return train_fine(partitions, job.schedule, seed, init, workspace, runner)
+        how = (job.schedule, seed, init, workspace, runner)
+        return train_fine(partitions, *how, name)
+
+
+def _refine(job: Job, model: Any, places: Places, seconds: dict[str, float]) -> Any:
+    """Read X again, as often as wanted, to improve the centers.
+
+    Given centers are compared by all features in all passes, so that the inertia can
+    only fall below that of assigning every feature to the nearest of them.
+    """
+    exact = job.init is not None
+    how = (job.refine, places.workspace, job.runner)
+    with phase("refine", seconds):
+        return refine(job.features, model, *how, exact=exact)
 
 
 def _discard(damaged: Damaged, *workspaces: InMemory | OnDisk) -> None:

@@ -207,6 +207,11 @@ def check_parameters(parameters: dict[str, Any]) -> None:
     for name in ("max_no_improvement", "max_features_per_cluster"):
         if parameters[name] is not None:
             _check_count(name, parameters[name], ", or None")
+    refine = parameters["refine"]
+    if not _is_whole(refine) or refine < 0:
+        raise ValueError(
+            f"refine should be an integer of at least 0. {refine!r} was given."
+        )
     seed = parameters["random_state"]
     if isinstance(seed, (int, np.integer)) and not 0 <= seed < 2**32:
         raise ValueError(
@@ -225,12 +230,15 @@ def check_parameters(parameters: dict[str, Any]) -> None:
 
 
 def _check_count(name: str, value: Any, otherwise: str = "") -> None:
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value <= 0:
+    if not _is_whole(value) or value <= 0:
         raise ValueError(
             f"{name} should be an integer greater than 0{otherwise}. "
             f"{value} was provided."
         )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _check_option(

@@ -16,6 +16,7 @@ ARRAYS = (
     "coarse_centers",
     "parents",
     "offset",
+    "compared",
 )
 """Arrays of a stored model; with a trailing underscore, fitted attributes."""
 

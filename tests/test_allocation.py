@@ -140,7 +140,9 @@ def test_a_share_grows_with_the_power_of_the_sum_of_squares():
     weights = gain_weights(np.array([0.0, 1.0, 2.0, 1024.0]))
     assert weights.dtype == np.int64
     assert weights[0] == 1, "no share without a weight"
-    np.testing.assert_allclose(weights[1:] / weights[3], [2**-7.5, 2**-6.75, 1], rtol=1e-6)
+    np.testing.assert_allclose(
+        weights[1:] / weights[3], [2**-7.5, 2**-6.75, 1], rtol=1e-6
+    )
 
 
 @many

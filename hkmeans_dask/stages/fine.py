@@ -33,6 +33,7 @@ def train_fine(
     init: Array | None,
     workspace: InMemory | OnDisk,
     runner: Runner,
+    name: str = "model",
 ) -> Any:
     """Find the small clusters of every big cluster.
 
@@ -45,6 +46,8 @@ def train_fine(
         Initial centers; each starts in the big cluster nearest to it.
     workspace : InMemory or OnDisk
     runner : Runner
+    name : str, default="model"
+        Under which the workspace keeps the model.
 
     Returns
     -------
@@ -63,7 +66,8 @@ def train_fine(
         where = (workspace, f"fine-{big}")
         found = workspace.find(f"fine-{big}")
         fine.append(found or task("fine", _train, part, int(share), *start, *where))
-    model = task("assemble", _assemble, coarse, shares, fine, total, workspace)
+    parts = (coarse, shares, fine, total)
+    model = task("assemble", _assemble, *parts, workspace, name)
     return runner.hold([model], handles=workspace.on_disk)[0]
 
 
@@ -100,8 +104,10 @@ def _assemble(
     fine: list[Arrays],
     total: Array,
     workspace: InMemory | OnDisk,
+    name: str,
 ) -> Arrays:
     parents = np.repeat(np.arange(len(shares)), shares)
     centers = np.concatenate([found["centers"] for found in fine])
     found = Hierarchy(coarse.offset, coarse.centers, centers, parents)
-    return workspace.save("model", total=total, **found._asdict())
+    passes = np.array(0)
+    return workspace.save(name, total=total, passes=passes, **found._asdict())

@@ -64,8 +64,8 @@ def partition(
     split = _split_all(parts, coarse, workspace, runner)
     shared = workspace.find("shares")
     if shared is None:
-        shares = (n_clusters, allocation, init)
-        shared = _share(split, coarse, *shares, workspace, runner)
+        how = (n_clusters, allocation, init)
+        shared = _share(split, coarse, *how, workspace, runner)
     kept, shares = shared["kept"], shared["shares"]
     coarse = coarse._replace(centers=coarse.centers[kept])
     bigs = zip(kept.tolist(), coarse.centers, strict=True)
