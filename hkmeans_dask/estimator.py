@@ -239,18 +239,22 @@ class HierarchicalKMeans(
             )
         return self
 
-    def transform(self, X: Any) -> Any:
+    def transform(self, X: Any, *, level: str = "fine") -> Any:
         """Average the features of each cluster; lazy for lazy X, one pass over it.
 
         Parameters
         ----------
         X : as in `fit`
             With the features of `fit` and any samples.
+        level : {'fine', 'coarse'}, default='fine'
+            Whether to average small clusters, or big ones: the features of all their
+            small ones. A big cluster without small ones (with `refine` it may have
+            none) is zeros.
 
         Returns
         -------
-        X_red : ndarray or dask array of shape (n_clusters_, n_samples), transposed if \
-                `feature_axis` is 1
+        X_red : ndarray or dask array of shape (n_clusters_, n_samples), or \
+                (n_big_clusters, n_samples), transposed if `feature_axis` is 1
             The means (times ``sqrt(size)`` with `scaling`), summed in float64; float32
             where X fits into it exactly, else float64. Dask for dask and Zarr X,
             chunked as X along samples.
@@ -260,19 +264,32 @@ class HierarchicalKMeans(
         ValueError
             If X has another number of features, or NaN or infinities (lazy: computed).
         TypeError
-            If X is lazy and `set_output` asks for another container.
+            If `set_output` asks for another container, and X is lazy or the level is
+            coarse.
         """
         check_is_fitted(self)
+        inputs.check_level(level)
         container = _get_output_config("transform", self)["dense"]
+        if level == "coarse" and self.feature_axis == 1 and container != "default":
+            raise TypeError(
+                f"transform output {container!r} has the names of small clusters. Call "
+                "set_output(transform='default') for level='coarse'."
+            )
         if inputs.is_lazy(X) and self.feature_axis == 1 and container != "default":
             raise TypeError(
                 f"transform output {container!r} holds all values, but X is lazy. "
                 "Call set_output(transform='default') to get a dask array."
             )
         features = self._take(X, reset=False, join=False)
-        factors = np.sqrt(self.sizes_) if self.scaling else np.ones(self.n_clusters_)
-        labels = self._lazy_labels(features.blocks.chunks[0])
-        means = reduction.cluster_means(features, labels, factors / self.sizes_)
+        labels, sizes = self._lazy_labels(features.blocks.chunks[0]), self.sizes_
+        if level == "coarse":
+            labels = self._big(labels)
+            n_big = len(self.coarse_centers_)
+            sizes = np.bincount(self.parents_, sizes, n_big).astype(np.int64)
+        factors = np.sqrt(sizes) if self.scaling else np.ones(len(sizes))
+        means = reduction.cluster_means(
+            features, labels, factors / np.maximum(sizes, 1)
+        )
         return self._give(means, features.in_memory)
 
     def inverse_transform(self, X_red: Any) -> Any:
@@ -308,7 +325,7 @@ class HierarchicalKMeans(
         return self._give(spread, reduced.in_memory)
 
     @available_if(_features_in_rows)
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Any, *, level: str = "fine") -> Any:
         """Label new features over the same samples; lazy for lazy X, one pass.
 
         Exists with ``feature_axis=0`` only. ``predict(X_train)`` equals `labels_`.
@@ -317,6 +334,9 @@ class HierarchicalKMeans(
         ----------
         X : as in `fit`
             With any features and the samples of `fit`.
+        level : {'fine', 'coarse'}, default='fine'
+            Whether to give the small clusters, or the big clusters of these:
+            ``parents_[labels]``.
 
         Returns
         -------
@@ -328,6 +348,7 @@ class HierarchicalKMeans(
             If X has another number of samples, or NaN or infinities (lazy: computed).
         """
         check_is_fitted(self)
+        inputs.check_level(level)
         features = inputs.read_features(X, 0)
         expected = self.cluster_centers_.shape[1]
         if features.blocks.shape[1] != expected:
@@ -338,6 +359,7 @@ class HierarchicalKMeans(
         if features.in_memory:
             reduction.refuse_not_finite(features)
         labels = reduction.predict_labels(features, self._hierarchy())
+        labels = self._big(labels) if level == "coarse" else labels
         return self._give(labels, features.in_memory)
 
     @available_if(_features_in_columns)
@@ -394,6 +416,12 @@ class HierarchicalKMeans(
     def _hierarchy(self) -> Hierarchy:
         levels = (self.coarse_centers_, self.cluster_centers_, self.parents_)
         return Hierarchy(self.offset_, *levels, self.compared_)
+
+    def _big(self, labels: da.Array) -> da.Array:
+        """Big clusters of labels, lazily."""
+        parents = self.parents_.astype(np.int32)
+        big: da.Array = labels.map_blocks(lambda block: parents[block], dtype=np.int32)
+        return big
 
     def _lazy_labels(self, chunks: tuple[int, ...]) -> da.Array:
         """Labels as a dask array, in chunks no larger than the given ones."""

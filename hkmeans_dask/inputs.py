@@ -33,6 +33,7 @@ JOINED_BYTES = 256 * 2**20
 """Bytes of a block of whole features joined from several chunks, at most."""
 
 INITS = ("k-means++", "random")
+LEVELS = ("fine", "coarse")
 ALLOCATIONS = ("size", "inertia")
 
 NUMBERS_ONLY: dict[str, Any] = {
@@ -227,6 +228,11 @@ def check_parameters(parameters: dict[str, Any]) -> None:
         _check_option("init", parameters["init"], INITS, " or an array")
     _check_option("allocation", parameters["allocation"], ALLOCATIONS)
     _check_option("feature_axis", parameters["feature_axis"], (0, 1))
+
+
+def check_level(level: Any) -> None:
+    """Refuse a level that is not one of the two."""
+    _check_option("level", level, LEVELS)
 
 
 def _check_count(name: str, value: Any, otherwise: str = "") -> None:

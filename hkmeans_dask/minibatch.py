@@ -15,8 +15,8 @@ newer one contains them.
 A full pass moves each center further than to its mean, by ``FURTHER`` of the way it
 came: over-relaxation (Salakhutdinov and Roweis). Where that does not lower the inertia
 the next pass starts from the best means themselves, so the chain still ends at a fixed
-point of plain k-means. On image patches and simulated fMRI (1000 clusters, five seeds) it left
-the same inertia after a quarter fewer passes.
+point of plain k-means. On image patches and simulated fMRI (1000 clusters, five seeds)
+it left the same inertia after a quarter fewer passes.
 
 The first batch is never below ``FIRST_BATCH``: on image patches (1000 clusters, seven
 seeds) growing from a quarter of a partition's 8000 points left 0.3% more inertia than

@@ -165,7 +165,7 @@ def test_results_are_the_same_wherever_they_are_computed(
 
 
 class Interrupted(RuntimeError):
-    pass
+    """The fit stops here."""
 
 
 def after(n_calls, function):
