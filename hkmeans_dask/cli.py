@@ -8,6 +8,7 @@ so commands import what they need; ``--help`` waits for none of them.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -200,11 +201,21 @@ def _spread(sizes: Any) -> str:
     return f"{min(sizes)} to {max(sizes)}, median {np.median(sizes):g}"
 
 
+_level = click.option(
+    "--level",
+    type=click.Choice(["fine", "coarse"]),
+    default="fine",
+    show_default=True,
+    help="Small clusters, or the big ones above them.",
+)
+
+
 @commands.command()
+@_level
 @job(source="INPUT", model_path="MODEL", output="OUTPUT")
-def transform(**options: Any) -> None:
+def transform(level: str, **options: Any) -> None:
     """Average the features of each cluster."""
-    _write(lambda model, X: model.transform(X), **options)
+    _write(lambda model, X: model.transform(X, level=level), **options)
 
 
 @commands.command()
@@ -215,18 +226,20 @@ def inverse_transform(**options: Any) -> None:
 
 
 @commands.command()
+@_level
 @job(source="INPUT", model_path="MODEL", output="OUTPUT")
-def predict(**options: Any) -> None:
+def predict(level: str, **options: Any) -> None:
     """Label new features over the same samples."""
-    _write(_predicted, **options)
+    _write(functools.partial(_predicted, level=level), **options)
 
 
-def _predicted(model: HierarchicalKMeans, X: Any) -> da.Array:
+def _predicted(model: HierarchicalKMeans, X: Any, level: str) -> da.Array:
     """Label the features of X, which are in its columns if those of the fit were."""
     from hkmeans_dask.inputs import read_whole_features
 
     features = read_whole_features(X, model.feature_axis)
-    labels: da.Array = model.set_params(feature_axis=0).predict(features.blocks)
+    by_rows = model.set_params(feature_axis=0)
+    labels: da.Array = by_rows.predict(features.blocks, level=level)
     return labels
 
 

@@ -59,9 +59,10 @@ class HierarchicalKMeans(
 
     Groups the *features* of X into `n_clusters`: first into about
     ``sqrt(n_clusters)`` big clusters, then each of these into its share of small ones.
-    X may be larger than memory: a fit reads it twice, block by block, with the
-    scheduler that dask would use (threads of this process, a cluster, ...). An X whose
-    chunks along samples are too large to be joined is first copied, with a warning.
+    X may be larger than memory: a fit reads it twice (and for each `refine` pass once
+    more), block by block, with the scheduler that dask would use (threads of this
+    process, a cluster, ...). An X whose chunks along samples are too large to be joined
+    is first copied, with a warning.
 
     Parameters
     ----------
@@ -92,9 +93,17 @@ class HierarchicalKMeans(
         0: X is ``[n_features, n_samples]``, each *row* is a feature to cluster.
         1: X is ``[n_samples, n_features]``, as in scikit-learn. Only X, the reduced X
         and its inverse are transposed by this; attributes and `init` are not.
-    allocation : {'size'}, default='size'
-        A big cluster's share of `n_clusters` is proportional to its training rows.
-        Each share is at least one and at most the big cluster's distinct rows.
+    allocation : {'size', 'inertia'}, default='size'
+        A big cluster's share of `n_clusters` is proportional to its training rows, or
+        to the power 0.75 of their sum of squared distances to its center: fewer where
+        little varies, more where much does. Each share is at least one and at most the
+        big cluster's distinct rows. With an array as `init` shares follow that.
+    refine : int, default=0
+        Passes over X, at most, in which features look beyond their big cluster: each
+        is compared with the 512 small clusters nearest to its big cluster's center (or
+        8 times those that a big one has on average, if more; all, if fewer), and
+        centers move to the means. 0 keeps small clusters nested in big ones. With an
+        array as `init` the passes start from it and compare all of its centers.
     max_features_per_cluster : int or None, default=256
         Features kept for training per small cluster, at most; None keeps all.
     work_dir : path-like or None, default=None
@@ -117,7 +126,12 @@ class HierarchicalKMeans(
         clusters are ``transform(X)``.
     coarse_centers_ : ndarray of shape (n_big_clusters, n_samples)
     parents_ : ndarray of shape (n_clusters_,), int64
-        The big cluster of each small one.
+        The big cluster of each small one; with `refine` the one whose center is nearest
+        to the small one's, and a big cluster may have none.
+    compared_ : ndarray of shape (n_big_clusters or 1, n_compared), int32
+        With `refine`: the small clusters with which the features nearest to each
+        coarse center are compared, ascending; -1 for one that was dropped; one row if
+        it is the same for all. Else without columns: those of their big cluster.
     offset_ : ndarray of shape (n_samples,)
         Removed from features before distances are measured.
     inertia_ : float
@@ -132,8 +146,8 @@ class HierarchicalKMeans(
     n_features_in_ : int
         ``X.shape[feature_axis]``.
     n_passes_ : int
-        Passes over the data that the fit took: 2 reads of X, or 3 where X was read
-        once to copy it, and its copy twice.
+        Passes over the data that the fit took: two reads of X and one for each pass
+        that refined; one more where X was copied first, and its copy read instead.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Column names, if X was a DataFrame and `feature_axis` is 1.
 
@@ -171,6 +185,7 @@ class HierarchicalKMeans(
         *,
         feature_axis: int = 0,
         allocation: str = "size",
+        refine: int = 0,
         max_features_per_cluster: int | None = 256,
         work_dir: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -184,11 +199,12 @@ class HierarchicalKMeans(
         self.scaling = scaling
         self.feature_axis = feature_axis
         self.allocation = allocation
+        self.refine = refine
         self.max_features_per_cluster = max_features_per_cluster
         self.work_dir = work_dir
 
     def fit(self, X: Any, y: None = None) -> Self:
-        """Find the clusters; computes, in two passes over X (see `n_passes_`).
+        """Find the clusters; computes, in two passes over X and those that refine.
 
         Parameters
         ----------
@@ -214,8 +230,9 @@ class HierarchicalKMeans(
             shown(self.verbose),
             workspaces(job, X, parameters, described) as places,
         ):
-            hierarchy, labels = run_stages(job, places, seconds)
+            hierarchy, labels, passes = run_stages(job, places, seconds)
             self._set_fitted(job.features, hierarchy, labels, places.owner)
+        self.n_passes_ = passes + (2 if job.features.whole else 3)
         self._seconds = seconds
         self._origin = {"seed": places.seed, "input": described}
         self._origin["peak_memory"] = peak_memory()
@@ -251,18 +268,22 @@ class HierarchicalKMeans(
         job = unfitted._job(X)
         return plan_fit(job, inputs.stored_bytes(X, job.features), self.work_dir)
 
-    def transform(self, X: Any) -> Any:
+    def transform(self, X: Any, *, level: str = "fine") -> Any:
         """Average the features of each cluster; lazy for lazy X, one pass over it.
 
         Parameters
         ----------
         X : as in `fit`
             With the features of `fit` and any samples.
+        level : {'fine', 'coarse'}, default='fine'
+            Whether to average small clusters, or big ones: the features of all their
+            small ones. A big cluster without small ones (with `refine` it may have
+            none) is zeros.
 
         Returns
         -------
-        X_red : ndarray or dask array of shape (n_clusters_, n_samples), transposed if \
-                `feature_axis` is 1
+        X_red : ndarray or dask array of shape (n_clusters_, n_samples), or \
+                (n_big_clusters, n_samples), transposed if `feature_axis` is 1
             The means (times ``sqrt(size)`` with `scaling`), summed in float64; float32
             where X fits into it exactly, else float64. Dask for dask and Zarr X,
             chunked as X along samples.
@@ -272,19 +293,32 @@ class HierarchicalKMeans(
         ValueError
             If X has another number of features, or NaN or infinities (lazy: computed).
         TypeError
-            If X is lazy and `set_output` asks for another container.
+            If `set_output` asks for another container, and X is lazy or the level is
+            coarse.
         """
         check_is_fitted(self)
+        inputs.check_level(level)
         container = _get_output_config("transform", self)["dense"]
+        if level == "coarse" and self.feature_axis == 1 and container != "default":
+            raise TypeError(
+                f"transform output {container!r} has the names of small clusters. Call "
+                "set_output(transform='default') for level='coarse'."
+            )
         if inputs.is_lazy(X) and self.feature_axis == 1 and container != "default":
             raise TypeError(
                 f"transform output {container!r} holds all values, but X is lazy. "
                 "Call set_output(transform='default') to get a dask array."
             )
         features = self._take(X, reset=False, join=False)
-        factors = np.sqrt(self.sizes_) if self.scaling else np.ones(self.n_clusters_)
-        labels = self._lazy_labels(features.blocks.chunks[0])
-        means = reduction.cluster_means(features, labels, factors / self.sizes_)
+        labels, sizes = self._lazy_labels(features.blocks.chunks[0]), self.sizes_
+        if level == "coarse":
+            labels = self._big(labels)
+            n_big = len(self.coarse_centers_)
+            sizes = np.bincount(self.parents_, sizes, n_big).astype(np.int64)
+        factors = np.sqrt(sizes) if self.scaling else np.ones(len(sizes))
+        means = reduction.cluster_means(
+            features, labels, factors / np.maximum(sizes, 1)
+        )
         return self._give(means, features.in_memory)
 
     def inverse_transform(self, X_red: Any) -> Any:
@@ -320,7 +354,7 @@ class HierarchicalKMeans(
         return self._give(spread, reduced.in_memory)
 
     @available_if(_features_in_rows)
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Any, *, level: str = "fine") -> Any:
         """Label new features over the same samples; lazy for lazy X, one pass.
 
         Exists with ``feature_axis=0`` only. ``predict(X_train)`` equals `labels_`.
@@ -329,6 +363,9 @@ class HierarchicalKMeans(
         ----------
         X : as in `fit`
             With any features and the samples of `fit`.
+        level : {'fine', 'coarse'}, default='fine'
+            Whether to give the small clusters, or the big clusters of these:
+            ``parents_[labels]``.
 
         Returns
         -------
@@ -341,6 +378,7 @@ class HierarchicalKMeans(
             if it is so chunked along samples that a fit would copy it.
         """
         check_is_fitted(self)
+        inputs.check_level(level)
         features = inputs.read_whole_features(X, 0)
         expected = self.cluster_centers_.shape[1]
         if features.blocks.shape[1] != expected:
@@ -351,6 +389,7 @@ class HierarchicalKMeans(
         if features.in_memory:
             reduction.refuse_not_finite(features)
         labels = reduction.predict_labels(features, self._hierarchy())
+        labels = self._big(labels) if level == "coarse" else labels
         return self._give(labels, features.in_memory)
 
     @available_if(_features_in_columns)
@@ -377,7 +416,8 @@ class HierarchicalKMeans(
         most = self.max_features_per_cluster
         n_rows = min(self.n_features_in_, (most or self.n_features_in_) * n_clusters)
         runner = Runner.find(features.blocks, in_memory=features.in_memory)
-        return Job(features, n_clusters, n_rows, self._schedule(), init, runner)
+        how = (self._schedule(), self.allocation, self.refine, init)
+        return Job(features, n_clusters, n_rows, *how, runner)
 
     def _take(self, X: Any, *, reset: bool, join: bool = True) -> Features:
         """Check X, its features and their names; return it with features in rows."""
@@ -412,14 +452,19 @@ class HierarchicalKMeans(
         self.offset_, self.coarse_centers_ = hierarchy.offset, hierarchy.coarse
         self.cluster_centers_, self.parents_ = hierarchy.fine, hierarchy.parents
         self.cluster_inertia_ = found.inertia[used]
+        self.compared_ = hierarchy.compared
         self.inertia_ = float(self.cluster_inertia_.sum())
         self.n_clusters_ = self._n_features_out = len(self.sizes_)
-        self.n_passes_ = 2 if features.whole else 3
 
     def _hierarchy(self) -> Hierarchy:
-        return Hierarchy(
-            self.offset_, self.coarse_centers_, self.cluster_centers_, self.parents_
-        )
+        levels = (self.coarse_centers_, self.cluster_centers_, self.parents_)
+        return Hierarchy(self.offset_, *levels, self.compared_)
+
+    def _big(self, labels: da.Array) -> da.Array:
+        """Big clusters of labels, lazily."""
+        parents = self.parents_.astype(np.int32)
+        big: da.Array = da.map_blocks(parents.__getitem__, labels, dtype=np.int32)
+        return big
 
     def _lazy_labels(self, chunks: tuple[int, ...]) -> da.Array:
         """Labels as a dask array, in chunks no larger than the given ones."""

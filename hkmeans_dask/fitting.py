@@ -24,6 +24,7 @@ from hkmeans_dask.stages.copy import copied, copy_features, feature_cuts
 from hkmeans_dask.stages.fine import train_fine
 from hkmeans_dask.stages.label import are_labelled, label_features
 from hkmeans_dask.stages.partition import partition
+from hkmeans_dask.stages.refine import begin_with, refine
 from hkmeans_dask.stages.sample import keep_training_rows
 from hkmeans_dask.work_dir import durable, temporary
 from hkmeans_dask.workspace import Damaged, OnDisk
@@ -53,6 +54,8 @@ class Job:
     n_rows: int
     """Training rows, at most."""
     schedule: Schedule
+    allocation: str
+    refine: int
     init: Array | None
     runner: Runner
 
@@ -84,6 +87,7 @@ def sizes_of(job: Job) -> Sizes:
         copy_bytes=0 if features.whole else as_given + features.read_bytes,
         cast=features.in_place is None and blocks.dtype != features.dtype,
         copied=features.in_place is None,
+        refine=job.refine,
         batch_size=job.schedule.batch_size,
         n_init=job.schedule.n_init,
     )
@@ -154,8 +158,15 @@ def workspaces(
 
 def run_stages(
     job: Job, places: Places, seconds: dict[str, float]
-) -> tuple[Hierarchy, Labels]:
-    """Train and label; computes, in two passes over X, or over the copy it makes.
+) -> tuple[Hierarchy, Labels, int]:
+    """Train and label; computes, in two passes over X (or its copy) and what refines.
+
+    Returns
+    -------
+    hierarchy : Hierarchy
+    labels : Labels
+    passes : int
+        Those that refined.
 
     Raises
     ------
@@ -174,11 +185,13 @@ def run_stages(
 
 def _run_stages(
     job: Job, places: Places, seconds: dict[str, float]
-) -> tuple[Hierarchy, Labels]:
+) -> tuple[Hierarchy, Labels, int]:
     model: Any = places.workspace.find("model")
     job = _in_whole_features(job, places, seconds, trained=model is not None)
     if model is None:
         model = _train(job, places, seconds)
+        if job.refine:
+            model = _refine(job, model, places, seconds)
     with phase("label", seconds):
         labels = label_features(
             job.features, job.n_rows, places.seed, model, places.label_space, job.runner
@@ -189,7 +202,7 @@ def _run_stages(
             "X changed while it was read: the training rows of the first pass are not "
             "those of the last one. Fit again when nothing writes to it."
         )
-    return Hierarchy.of(found), labels
+    return Hierarchy.of(found), labels, int(found["passes"])
 
 
 def _in_whole_features(
@@ -209,16 +222,35 @@ def _in_whole_features(
 def _train(job: Job, places: Places, seconds: dict[str, float]) -> Any:
     """Read X once and find the centers of both levels."""
     seed, workspace = places.seed, places.workspace
+    name = "nested" if job.refine else "model"
+    if (nested := workspace.find(name)) is not None:
+        return nested
     init, runner = job.init, job.runner
     with phase("sample", seconds):
         parts = keep_training_rows(job.features, job.n_rows, seed, workspace, runner)
     with phase("coarse", seconds):
         n_big = int(np.sqrt(job.n_clusters))
         coarse = train_coarse(parts, n_big, job.schedule, seed, init, workspace, runner)
+    if init is not None and job.refine:
+        return begin_with(init, coarse, parts, workspace, runner)
     with phase("partition", seconds):
-        partitions = partition(parts, coarse, job.n_clusters, init, workspace, runner)
+        shares = (job.n_clusters, job.allocation, init)
+        partitions = partition(parts, coarse, *shares, workspace, runner)
     with phase("fine", seconds):
-        return train_fine(partitions, job.schedule, seed, init, workspace, runner)
+        how = (job.schedule, seed, init, workspace, runner)
+        return train_fine(partitions, *how, name)
+
+
+def _refine(job: Job, model: Any, places: Places, seconds: dict[str, float]) -> Any:
+    """Read X again, as often as wanted, to improve the centers.
+
+    Given centers are compared by all features in all passes, so that the inertia can
+    only fall below that of assigning every feature to the nearest of them.
+    """
+    exact = job.init is not None
+    how = (job.refine, places.workspace, job.runner)
+    with phase("refine", seconds):
+        return refine(job.features, model, *how, exact=exact)
 
 
 def _discard(damaged: Damaged, *workspaces: InMemory | OnDisk) -> None:

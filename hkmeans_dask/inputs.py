@@ -37,7 +37,8 @@ JOINED_BYTES = 256 * 2**20
 """Bytes of a block of whole features joined from several chunks, at most."""
 
 INITS = ("k-means++", "random")
-ALLOCATIONS = ("size",)
+LEVELS = ("fine", "coarse")
+ALLOCATIONS = ("size", "inertia")
 
 NUMBERS_ONLY: dict[str, Any] = {
     "dtype": "numeric",
@@ -259,6 +260,11 @@ def check_parameters(parameters: dict[str, Any]) -> None:
     for name in ("max_no_improvement", "max_features_per_cluster"):
         if parameters[name] is not None:
             _check_count(name, parameters[name], ", or None")
+    refine = parameters["refine"]
+    if not _is_whole(refine) or refine < 0:
+        raise ValueError(
+            f"refine should be an integer of at least 0. {refine!r} was given."
+        )
     seed = parameters["random_state"]
     if isinstance(seed, (int, np.integer)) and not 0 <= seed < 2**32:
         raise ValueError(
@@ -276,13 +282,21 @@ def check_parameters(parameters: dict[str, Any]) -> None:
     _check_option("feature_axis", parameters["feature_axis"], (0, 1))
 
 
+def check_level(level: Any) -> None:
+    """Refuse a level that is not one of the two."""
+    _check_option("level", level, LEVELS)
+
+
 def _check_count(name: str, value: Any, otherwise: str = "") -> None:
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value <= 0:
+    if not _is_whole(value) or value <= 0:
         raise ValueError(
             f"{name} should be an integer greater than 0{otherwise}. "
             f"{value} was provided."
         )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _check_option(

@@ -242,27 +242,29 @@ def _padded(height: int) -> int:
     return -(-height // PAD) * PAD
 
 
-def squared_distances(points: Array, centers: Array, labels: Index) -> Array:
-    """Squared distance of each point to the center of its label.
+def squared_distances(
+    points: Array, centers: Array, labels: Index, *, rows: Index | None = None
+) -> Array:
+    """Squared distance of each point (or of each of `rows`) to the center of its label.
 
     The difference is taken first, so a true 4e-8 is not lost in the rounding of two
     large norms, as it would be when the scores of `assign` were used.
 
     Returns
     -------
-    squared : ndarray of shape (n_points,), the dtype of `points`
+    squared : ndarray of shape (n_points,) or (len(rows),), the dtype of `points`
 
     Notes
     -----
-    Memory: one tile beyond the inputs and the result.
+    Memory: two tiles beyond the inputs and the result.
     """
-    squared = np.empty(len(points), points.dtype)
+    squared = np.empty(len(labels), points.dtype)
     height = tile_height(points.shape[1] * points.itemsize)
-    tile = np.empty((min(height, len(points)), points.shape[1]), points.dtype)
-    for part in _tiles(len(points), height):
+    tile = np.empty((min(height, len(labels)), points.shape[1]), points.dtype)
+    for part in _tiles(len(labels), height):
         used = tile[: part.stop - part.start]
         np.take(centers, labels[part], axis=0, out=used, mode="clip")
-        used -= points[part]
+        used -= points[part if rows is None else rows[part]]
         np.einsum("ij,ij->i", used, used, out=squared[part])
     return squared
 

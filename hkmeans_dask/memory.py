@@ -13,6 +13,7 @@ sample                a block, its kept rows, those that wait for their part
 coarse                at most 256 MiB of rows, and what training adds
 partition             one part of the training rows and its order
 fine                  at most 256 MiB of rows, and what training adds
+refine                what label takes, and nine float64 sums of all clusters
 label                 a block, cast if it is not float32/64; labels; rows kept again
 ====================  =================================================================
 
@@ -49,10 +50,16 @@ SMALL = 16 * 10**6
 CLUSTER_ROWS = 256 * 2**20
 """Bytes of training rows that stay in the memory of one worker, at most."""
 
+LAST = ("refine", "label")
+"""Stages that begin when the training rows are gone."""
+
 REMEDIES = {
     "blocks": "Store X in smaller chunks (16 to 64 MB)",
     "rows": "Lower max_features_per_cluster or n_clusters",
 }
+
+FAN_IN = 8
+"""Sums of blocks that one task of a refining pass merges."""
 
 LABEL = 8
 """Bytes of a label while it is computed."""
@@ -90,6 +97,9 @@ class Sizes:
 
     copy_bytes: int = 0
     """What copying a block of X takes, where X is copied into whole features first."""
+
+    refine: int = 0
+    """Passes that refine, at most."""
 
     batch_size: int = 1000
     n_init: int = 10
@@ -140,9 +150,9 @@ class Projection(NamedTuple):
         The rows are gone before the last read. Threads share an allocator that keeps
         some of what they free.
         """
-        label = self.tasks["label"]
-        training = max(size for name, size in self.tasks.items() if name != "label")
-        peak = max(self.held + n_threads * training, n_threads * label)
+        reading = [size for name, size in self.tasks.items() if name in LAST]
+        training = [size for name, size in self.tasks.items() if name not in LAST]
+        peak = max(self.held + n_threads * max(training), n_threads * max(reading))
         return peak if n_threads == 1 else int(SHARED * peak)
 
     def least_limit(self, n_threads: int = 1) -> int:
@@ -152,7 +162,7 @@ class Projection(NamedTuple):
     def refusal(self, free: int, n_threads: int, needed: int, where: str) -> str:
         """Say what does not fit, with both sizes and the remedy."""
         stage = max(self.tasks, key=lambda name: self.tasks[name])
-        blocks = stage in ("copy", "sample", "label")
+        blocks = stage in ("copy", "sample", *LAST)
         remedy = REMEDIES["blocks" if blocks else "rows"]
         return (
             f"A fit takes up to {self.peak(n_threads) >> 20} MiB (most in the stage "
@@ -177,6 +187,8 @@ def project(sizes: Sizes, *, on_disk: bool) -> Projection:
         "fine": _fine(sizes),
         "label": _label(sizes),
     }
+    if sizes.refine:
+        tasks["refine"] = _refine(sizes)
     if sizes.copy_bytes:
         tasks = {"copy": sizes.copy_bytes, **tasks}
     tasks = {name: int(SPARE * size) + SMALL for name, size in tasks.items()}
@@ -252,6 +264,11 @@ def _label(sizes: Sizes) -> int:
     centers = 3 * (sizes.n_clusters + sizes.n_big) * sizes.row
     work = cast + labels + max(_kept(sizes) + keys, tiles(sizes.n_clusters, sizes))
     return centers + block + max(sizes.read_bytes, work)
+
+
+def _refine(sizes: Sizes) -> int:
+    sums = sizes.n_clusters * sizes.n_samples * 8
+    return max(_label(sizes) + 2 * sums, (FAN_IN + 2) * sums)
 
 
 def usable(limit: int) -> int:

@@ -122,7 +122,12 @@ PARAMETERS: dict[str, tuple[Any, Any, str]] = {
     ),
     "--random-state": (0, integer_or_none, "Seed."),
     "--feature-axis": (0, int, "Axis of INPUT along which the features are."),
-    "--allocation": ("size", str, "How big clusters share the small ones."),
+    "--allocation": (
+        "size",
+        str,
+        "Shares of big clusters follow their size or inertia.",
+    ),
+    "--refine": (0, int, "Passes over INPUT, at most, that improve the clusters."),
     "--max-features-per-cluster": (
         256,
         integer_or_none,

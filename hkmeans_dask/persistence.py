@@ -17,6 +17,7 @@ ARRAYS = (
     "parents",
     "offset",
     "cluster_inertia",
+    "compared",
 )
 """Arrays of a stored model; with a trailing underscore, fitted attributes. Early models
 have no `cluster_inertia`."""

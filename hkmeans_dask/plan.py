@@ -26,7 +26,8 @@ class Plan:
     """What a fit takes; a table in a terminal and in Jupyter."""
 
     n_passes: int
-    """Passes over the data: reads of X, or one to copy it and two of the copy."""
+    """Passes over the data, at most: reads of X, or one to copy it and others of the
+    copy."""
 
     read_bytes: int
     """Bytes of X that are read in all: as stored, of a Zarr array."""
@@ -39,7 +40,8 @@ class Plan:
     """Bytes of the fitted model, before compression."""
 
     tasks: dict[str, int]
-    """Tasks of each stage. Where features repeat a few more count the distinct ones."""
+    """Tasks of each stage, at most: passes that refine may end early. Where features
+    repeat a few more count the distinct ones."""
 
     peaks: dict[str, int]
     """Projected peak of one task of each stage, in bytes above an idle process."""
@@ -125,12 +127,13 @@ def plan_fit(job: Job, stored_bytes: int, work_dir: Any) -> Plan:
     copied = 0 if features.whole else features.blocks.nbytes
     projected = memory.project(sizes, on_disk=rows_on_disk)
     n_threads = 1 if job.runner.client else job.runner.n_threads
-    tasks = _tasks(sizes, chunks)
+    n_reads = 2 + sizes.refine
+    tasks = _tasks(sizes, chunks, job.allocation == "inertia")
     if copied:
         tasks = {"copy": features.blocks.npartitions, **tasks}
     return Plan(
-        n_passes=2 if features.whole else 3,
-        read_bytes=(2 if features.whole else 1) * stored_bytes,
+        n_passes=n_reads if features.whole else 1 + n_reads,
+        read_bytes=(n_reads if features.whole else 1) * stored_bytes,
         workspace_bytes=int(written + labels + copied),
         output_bytes=_model(sizes) + 4 * sizes.n_features,
         tasks=tasks,
@@ -144,16 +147,26 @@ def plan_fit(job: Job, stored_bytes: int, work_dir: Any) -> Plan:
     )
 
 
-def _tasks(sizes: Sizes, chunks: tuple[int, ...]) -> dict[str, int]:
+def _tasks(sizes: Sizes, chunks: tuple[int, ...], by_inertia: bool) -> dict[str, int]:
     n_parts = len(ranks.part_bounds(sizes.n_features, sizes.n_rows * sizes.row))
     n_groups = len(group_blocks(chunks)[1]) - 1
-    return {
+    tasks = {
         "sample": len(chunks) + n_parts + 1,  # the check
         "coarse": 1,
-        "partition": n_parts + 3 + sizes.n_big,  # all parts, twice; totals
+        # All parts, twice; totals; what varies within each.
+        "partition": n_parts + 3 + sizes.n_big + n_parts * by_inertia,
         "fine": sizes.n_big + 2,  # all parts, the model
-        "label": len(chunks) + n_groups,
     }
+    if sizes.refine:
+        merges = _merges(len(chunks))
+        tasks["refine"] = 2 + sizes.refine * (len(chunks) + merges + 2)
+    return tasks | {"label": len(chunks) + n_groups}
+
+
+def _merges(n_blocks: int) -> int:
+    """Tasks of a tree that adds up blocks."""
+    level = -(-n_blocks // memory.FAN_IN)
+    return level if level == 1 else level + _merges(level)
 
 
 def _model(sizes: Sizes) -> int:
@@ -176,6 +189,6 @@ def _labels_written(sizes: Sizes, chunks: tuple[int, ...]) -> int:
 
 def _flops(sizes: Sizes, share: int) -> int:
     """Two operations per center, sample and row that is compared with it."""
-    labelled = sizes.n_features * (sizes.n_big + share)
+    labelled = sizes.n_features * (sizes.n_big + share) * (1 + sizes.refine)
     trained = minibatch.MAX_PASSES * sizes.n_rows * (sizes.n_big + share)
     return 2 * sizes.n_samples * (labelled + trained)

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hkmeans_dask import allocation
-from hkmeans_dask.allocation import allocate, allocate_distinct
+from hkmeans_dask.allocation import allocate, allocate_distinct, gain_weights
 from tests.strategies import quick
 
 many = settings(quick, max_examples=150)
@@ -134,6 +134,30 @@ def test_billions_of_rows_do_not_overflow():
     capacities = np.array([10**9, 10**9, 1])
     shares = allocate(weights, capacities, 10**5)
     assert shares.tolist() == [66_666, 33_333, 1]
+
+
+def test_a_share_grows_with_the_power_of_the_sum_of_squares():
+    weights = gain_weights(np.array([0.0, 1.0, 2.0, 1024.0]))
+    assert weights.dtype == np.int64
+    assert weights[0] == 1, "no share without a weight"
+    np.testing.assert_allclose(
+        weights[1:] / weights[3], [2**-7.5, 2**-6.75, 1], rtol=1e-6
+    )
+
+
+@many
+@given(st.lists(st.floats(0, 1e300), min_size=1, max_size=12))
+def test_weights_keep_the_order_of_sums_of_squares_and_fit(within):
+    within = np.array(within)
+    weights = gain_weights(within)
+    assert (weights >= 1).all()
+    assert (np.diff(weights[np.argsort(within)]) >= 0).all()
+    capacities = np.full(len(within), 10**6)
+    assert allocate(weights, capacities, 10**6).sum() == 10**6
+
+
+def test_where_nothing_varies_all_weigh_the_same():
+    assert gain_weights(np.zeros(3)).tolist() == [1, 1, 1]
 
 
 def test_inputs_are_left_alone():

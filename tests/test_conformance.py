@@ -133,6 +133,7 @@ def test_clone_get_params_set_params():
         "scaling": True,
         "feature_axis": 1,
         "allocation": "size",
+        "refine": 2,
         "max_features_per_cluster": None,
         "work_dir": "work",
     }

@@ -168,7 +168,7 @@ def test_equal_features_are_one_cluster_where_all_the_others_have_their_own():
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
-@pytest.mark.parametrize("allocation", ["size"])
+@pytest.mark.parametrize("allocation", ["size", "inertia"])
 def test_a_few_clusters(k, allocation):
     X, truth = blobs(k, 200, 3)
     model = HierarchicalKMeans(k, allocation=allocation).fit(X)

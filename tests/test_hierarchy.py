@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hkmeans_dask import hierarchy as hierarchy_module
 from hkmeans_dask.hierarchy import Hierarchy, label_coarse
 from tests.strategies import FLOATS, nearest, quick, whole_points
 
+few = settings(quick, suppress_health_check=[HealthCheck.function_scoped_fixture])
 dtypes = pytest.mark.parametrize("dtype", FLOATS)
 
 
@@ -61,12 +63,73 @@ def test_a_feature_stays_below_its_nearest_coarse_center(dtype):
 @given(labelled())
 def test_labels_obey_the_two_level_rule(case):
     hierarchy, points = case
-    offset, coarse, fine, parents = hierarchy
+    offset, coarse, fine, parents, _ = hierarchy
     big = label_coarse(points, coarse, offset)
     assert np.array_equal(big, nearest(points, coarse))
     labels = hierarchy.label(points)
     assert labels.dtype == np.int64
     assert np.array_equal(labels, two_level(points, coarse, fine, parents))
+
+
+@st.composite
+def arranged(draw):
+    """Draw centers in any order, arranged to compare all or some, and points."""
+    hierarchy, points = draw(labelled())
+    exact, order = draw(st.booleans()), draw(st.permutations(range(len(hierarchy[2]))))
+    moved = (*hierarchy[:2], hierarchy.fine[order])
+    return Hierarchy.arrange(*moved, exact=exact), exact, points
+
+
+@pytest.fixture
+def few_compared(monkeypatch):
+    monkeypatch.setattr(hierarchy_module, "COMPARED", 3)
+    monkeypatch.setattr(hierarchy_module, "BIGS_COMPARED", 0)
+    monkeypatch.setattr(hierarchy_module, "SCORES", 8)
+
+
+@few
+@given(arranged())
+def test_arranged_centers_lie_below_the_nearest_coarse_center(few_compared, case):
+    hierarchy, exact, _ = case
+    parents = nearest(hierarchy.fine, hierarchy.coarse)
+    assert np.array_equal(hierarchy.parents, parents)
+    assert (np.diff(parents) >= 0).all()
+    n_clusters, largest = len(hierarchy.fine), np.bincount(parents).max()
+    if exact or max(3, largest) >= n_clusters:
+        assert np.array_equal(hierarchy.compared, [np.arange(n_clusters)])
+        return
+    assert hierarchy.compared.shape == (len(hierarchy.coarse), max(3, largest))
+    for big, among in enumerate(hierarchy.compared):
+        assert (np.diff(among) > 0).all()
+        assert set(np.flatnonzero(parents == big)) <= set(among), "its own ones"
+        differences = hierarchy.fine.astype(float) - hierarchy.coarse[big]
+        squared = (differences**2).sum(axis=1)
+        squared[parents == big] = -1
+        others = np.setdiff1d(np.arange(n_clusters), among)
+        assert squared[among].max() <= squared[others].min() * (1 + 1e-4) + 1e-4
+
+
+@few
+@given(arranged())
+def test_features_compare_what_the_table_says(few_compared, case):
+    hierarchy, _, points = case
+    big = nearest(points, hierarchy.coarse)
+    labels = hierarchy.label(points)
+    for point, row, label in zip(points, big, labels, strict=True):
+        among = hierarchy.compared[min(row, len(hierarchy.compared) - 1)]
+        assert label == among[nearest(point[None], hierarchy.fine[among])[0]]
+
+
+@few
+@given(arranged())
+def test_labels_stay_when_unused_clusters_of_a_refined_model_go(few_compared, case):
+    hierarchy, _, points = case
+    labels = hierarchy.label(points)
+    for _ in range(2):
+        used = np.isin(np.arange(len(hierarchy.fine)), labels)
+        hierarchy = hierarchy.keep(used)
+        _, labels = np.unique(labels, return_inverse=True)
+        assert np.array_equal(hierarchy.label(points), labels)
 
 
 @dtypes

@@ -96,7 +96,7 @@ def test_numpy_integers_are_integers(value):
         ("init", np.full((3, 4), np.nan), "NaN"),
         ("init", np.full((3, 4), -np.inf), "infinity"),
         ("init", np.full((3, 4), "a"), ""),
-        ("allocation", "inertia!", "'size'"),
+        ("allocation", "inertia!", "'size' or 'inertia'"),
         ("allocation", None, "'size'"),
         ("feature_axis", 2, "0 or 1"),
         ("feature_axis", "0", "0 or 1"),

@@ -288,9 +288,12 @@ def test_one_big_cluster_is_the_mean(place):
 # partition
 
 
-def partitioned(place, points, coarse, n_clusters, init=None, order=None):
+def partitioned(
+    place, points, coarse, n_clusters, init=None, order=None, allocation="size"
+):
     parts = place.parts(points, order)
-    return partition(parts, coarse, n_clusters, init, place.workspace, here())
+    shares = (n_clusters, allocation, init)
+    return partition(parts, coarse, *shares, place.workspace, here())
 
 
 def rows_of(partitions):
@@ -350,6 +353,21 @@ def test_shares_follow_the_given_centers(place):
     init = np.array([[-50.0], [50.0], [51.0], [49.0], [52.0], [48.0]])
     parts = partitioned(place, points, coarse, 6, init)
     assert parts.shares.tolist() == [1, 5]
+
+
+@pytest.mark.parametrize(("n_clusters", "shares"), [(11, [1, 10]), (60, [50, 10])])
+def test_shares_follow_the_sums_of_squares(place, n_clusters, shares):
+    # 90 rows at distance 1 of one center, 10 rows at distance 30 of the other.
+    points = np.concatenate([np.full(90, -99.0), np.full(10, 100.0)])[:, None]
+    points[::2] += np.where(points[::2] < 0, -2, 60)
+    points += np.linspace(0, 1e-6, 100)[:, None]  # no two are equal
+    order = np.random.default_rng(0).permutation(100)
+    coarse = Coarse(np.zeros(1), np.array([[-100.0], [130.0]]))
+    how = {"order": order, "allocation": "inertia"}
+    parts = partitioned(place, points, coarse, n_clusters, **how)
+    # 11 * (90, 9000)**0.75 / sum is 0.3 and 10.7; by numbers it were 9.9 and 1.1.
+    # Of 60 the second cluster would get 58, but has 10 rows.
+    assert parts.shares.tolist() == shares
 
 
 def test_a_part_without_rows_of_a_big_cluster_is_no_trouble(place):
@@ -507,7 +525,7 @@ def run_all(X, workspace, n_rows=200, chunks=None, init=None):
     features, runner = taken(X, chunks)
     parts = keep_training_rows(features, n_rows, 0, workspace, runner)
     coarse = train_coarse(parts, 4, SCHEDULE, 0, init, workspace, runner)
-    split = partition(parts, coarse, 16, init, workspace, runner)
+    split = partition(parts, coarse, 16, "size", init, workspace, runner)
     model = train_fine(split, SCHEDULE, 0, init, workspace, runner)
     labels = label_features(features, n_rows, 0, model, workspace, runner)
     found = {"training rows": by_rank(runner.compute(*parts))}

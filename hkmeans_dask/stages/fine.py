@@ -35,6 +35,7 @@ def train_fine(
     init: Array | None,
     workspace: InMemory | OnDisk,
     runner: Runner,
+    name: str = "model",
 ) -> Any:
     """Find the small clusters of every big cluster.
 
@@ -47,6 +48,8 @@ def train_fine(
         Initial centers; each starts in the big cluster nearest to it.
     workspace : InMemory or OnDisk
     runner : Runner
+    name : str, default="model"
+        Under which the workspace keeps the model.
 
     Returns
     -------
@@ -66,8 +69,8 @@ def train_fine(
         where = (workspace, f"fine-{big}")
         found = workspace.find(f"fine-{big}")
         fine.append(found or task("fine", _train, *rows, *start, *where))
-    total = partitions.total
-    model = task("assemble", _assemble, coarse, shares, fine, total, workspace)
+    made_of = (coarse, shares, fine, partitions.total)
+    model = task("assemble", _assemble, *made_of, workspace, name)
     return runner.hold([model], handles=workspace.on_disk)[0]
 
 
@@ -106,8 +109,10 @@ def _assemble(
     fine: list[Arrays],
     total: Array,
     workspace: InMemory | OnDisk,
+    name: str,
 ) -> Arrays:
     parents = np.repeat(np.arange(len(shares)), shares)
     centers = np.concatenate([found["centers"] for found in fine])
     found = Hierarchy(coarse.offset, coarse.centers, centers, parents)
-    return workspace.save("model", total=total, **found._asdict())
+    passes = np.array(0)
+    return workspace.save(name, total=total, passes=passes, **found._asdict())

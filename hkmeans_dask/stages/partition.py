@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hkmeans_dask import kernels
-from hkmeans_dask.allocation import allocate_distinct
+from hkmeans_dask.allocation import allocate_distinct, gain_weights
 from hkmeans_dask.execution import Runner, one_blas_thread, task
 from hkmeans_dask.hierarchy import label_coarse
 from hkmeans_dask.records import Partitions
@@ -41,6 +41,7 @@ def partition(
     parts: Parts,
     coarse: Coarse,
     n_clusters: int,
+    allocation: str,
     init: Array | None,
     workspace: InMemory | OnDisk,
     runner: Runner,
@@ -52,8 +53,10 @@ def partition(
     parts : list of training rows
     coarse : Coarse
     n_clusters : int
+    allocation : {'size', 'inertia'}
+        What shares follow: numbers of rows, or sums of squares.
     init : ndarray of shape (n_clusters, n_samples), optional
-        Initial centers: shares then follow their numbers instead of the rows'.
+        Initial centers: shares then follow their numbers instead.
     workspace : InMemory or OnDisk
     runner : Runner
 
@@ -64,7 +67,8 @@ def partition(
     split = _split_all(parts, coarse, workspace, runner)
     shared = workspace.find("shares")
     if shared is None:
-        shared = _share(split, coarse, n_clusters, init, workspace, runner)
+        how = (n_clusters, allocation, init)
+        shared = _share(split, coarse, *how, workspace, runner)
     kept, shares = shared["kept"], shared["shares"]
     coarse = coarse._replace(centers=coarse.centers[kept])
     return Partitions(_together(split), kept, shares, coarse, shared["total"], split)
@@ -91,6 +95,7 @@ def _share(
     split: Parts,
     coarse: Coarse,
     n_clusters: int,
+    allocation: str,
     init: Array | None,
     workspace: InMemory | OnDisk,
     runner: Runner,
@@ -99,7 +104,12 @@ def _share(
     together = _together(split)
     ((sizes, total),) = runner.compute(task("totals", _totals, together))
     kept = np.flatnonzero(sizes)
-    weights = sizes[kept] if init is None else _given(init, coarse, kept)
+    if init is not None:
+        weights = _given(init, coarse, kept)
+    elif allocation == "inertia":
+        weights = gain_weights(_sum_within(split, coarse, runner)[kept])
+    else:
+        weights = sizes[kept]
 
     def distinct(positions: Index, most: Index) -> Index:
         bigs = kept[positions]
@@ -134,6 +144,22 @@ def _totals(split: list[Rows | StoredRows]) -> tuple[Index, Array]:
     sizes: Index = np.sum([np.diff(part.starts) for part in split], axis=0)
     total = sum(part.total for part in split) % 2**64
     return sizes, np.array(total, np.uint64)
+
+
+def _sum_within(split: Parts, coarse: Coarse, runner: Runner) -> Array:
+    """Sum of squares within each big cluster, added up in the order of the parts."""
+    tasks = [task("within", _within, part, coarse.centers) for part in split]
+    within: Array = np.sum(runner.compute(*tasks), axis=0)
+    return within
+
+
+def _within(part: Rows | StoredRows, centers: Array) -> Array:
+    """Sum the squares of one part, row after row, in float64."""
+    array, order, _, starts, _ = part.load()
+    labels = np.repeat(np.arange(len(centers)), np.diff(starts))
+    squared = kernels.squared_distances(array, centers, labels, rows=order)
+    within: Array = np.bincount(labels, squared, minlength=len(centers))
+    return within
 
 
 def _count_distinct(

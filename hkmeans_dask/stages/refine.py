@@ -1,0 +1,253 @@
+"""Stage 5, optional: passes over X in which features look beyond their big cluster.
+
+Each pass is a step of Lloyd's algorithm, one read of X::
+
+    X --block--> label --> sums, counts, farthest features -\
+    X --block--> label --> ...                               -+--merge--> centers move
+        ^                                                                   |
+        +------------ the model of the next pass <--------------------------+
+
+Every block keeps sums for the clusters present in it, neighbours merge eight at a time
+in the order of the features, in float64: the result hangs on X and its chunks alone. A
+center without features moves to one of the features farthest from their centers, each
+of them in another cluster. Passes end early when moving the centers gains little.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from hkmeans_dask import kernels
+from hkmeans_dask.execution import Runner, map_blocks, one_blas_thread, task
+from hkmeans_dask.hierarchy import Hierarchy
+from hkmeans_dask.memory import FAN_IN
+
+if TYPE_CHECKING:
+    from dask.delayed import Delayed
+
+    from hkmeans_dask.inputs import Features
+    from hkmeans_dask.kernels import Array, Index
+    from hkmeans_dask.records import Coarse, Parts
+    from hkmeans_dask.rows import Rows, StoredRows
+    from hkmeans_dask.workspace import Arrays, InMemory, OnDisk
+
+logger = logging.getLogger(__name__)
+
+FARTHEST = 64
+"""Features kept for centers without any, at most."""
+
+TOLERANCE = 1e-4
+"""Passes end when the last one lowered the inertia by less than this fraction."""
+
+
+class Far(NamedTuple):
+    """Features far from their centers, the farthest first, each of another cluster."""
+
+    squared: Array
+    """(n_far,), squared distances."""
+
+    clusters: Index
+    """(n_far,)."""
+
+    rows: Array
+    """(n_far, n_samples)."""
+
+
+class Partial(NamedTuple):
+    """What some features say about the centers."""
+
+    clusters: Index
+    """(n_present,), ascending: the clusters that these features have."""
+
+    counts: Array
+    """(n_present,), features."""
+
+    sums: Array
+    """(n_present, n_samples), float64."""
+
+    inertia: float
+    far: Far
+
+
+def begin_with(
+    init: Array,
+    coarse: Coarse,
+    parts: Parts,
+    workspace: InMemory | OnDisk,
+    runner: Runner,
+) -> Any:
+    """Make a model of given centers; the first pass then compares all of them.
+
+    Parameters
+    ----------
+    init : ndarray of shape (n_clusters, n_samples)
+    coarse : Coarse
+    parts : list of training rows
+        Of which the checksum is taken.
+    workspace : InMemory or OnDisk
+    runner : Runner
+
+    Returns
+    -------
+    model : Delayed of mapping, or Record
+        As from `train_fine`.
+    """
+    begun = task("begin", _begin, init, coarse, parts, workspace)
+    return runner.hold([begun], handles=workspace.on_disk)[0]
+
+
+def refine(
+    features: Features,
+    model: Any,
+    n_passes: int,
+    workspace: InMemory | OnDisk,
+    runner: Runner,
+    *,
+    exact: bool,
+) -> Any:
+    """Read X up to `n_passes` times, and move the small centers to their means.
+
+    Parameters
+    ----------
+    features : Features
+    model : Delayed of mapping, or Record
+        From `train_fine` or `begin_with`.
+    n_passes : int
+        At least one.
+    workspace : InMemory or OnDisk
+    runner : Runner
+    exact : bool
+        Whether features compare all centers, even if they are many.
+
+    Returns
+    -------
+    model : Delayed of mapping, or Record
+        The fields of `Hierarchy` by name, the ``"total"`` of the model that came, and
+        ``"passes"``, the number made.
+
+    Notes
+    -----
+    Memory of a task, beside the model: a block of X (and its cast), 24 bytes a feature,
+    and float64 sums (n_present, n_samples) of the clusters in it; where sums are
+    merged, nine of them.
+    """
+    model = task("widen", _widen, model, exact)
+    for number in range(1, n_passes + 1):
+        name = f"refine-{number}"
+        moved = workspace.find(name)
+        if moved is None:
+            merged = _merged(features, model)
+            moved = task("move", _move, merged, model, exact, workspace, name)
+        (model,) = runner.hold([moved], handles=workspace.on_disk)
+        (settled,) = runner.compute(task("settled", _settled, model))
+        if settled:
+            break
+    final = task("model", _save, model, number, workspace)
+    return runner.hold([final], handles=workspace.on_disk)[0]
+
+
+def _merged(features: Features, model: Any) -> Delayed:
+    """Sum up all blocks, in a tree."""
+    rows = map_blocks("refine", _sum, features.blocks, features.dtype, model)
+    partials = [row[0] for row in rows]
+    while True:
+        partials = [
+            task("merge", _merge, partials[first : first + FAN_IN])
+            for first in range(0, len(partials), FAN_IN)
+        ]
+        if len(partials) == 1:
+            return partials[0]
+
+
+@one_blas_thread
+def _begin(
+    init: Array,
+    coarse: Coarse,
+    parts: list[Rows | StoredRows],
+    workspace: InMemory | OnDisk,
+) -> Arrays:
+    fine = np.ascontiguousarray(init, coarse.centers.dtype)
+    found = Hierarchy.arrange(coarse.offset, coarse.centers, fine, exact=True)
+    total = np.array(sum(part.total for part in parts) % 2**64, np.uint64)
+    return workspace.save("nested", total=total, **found._asdict())
+
+
+@one_blas_thread
+def _widen(model: Arrays, exact: bool) -> Arrays:
+    """Let features look beyond their big cluster."""
+    nested = Hierarchy.of(model)
+    found = Hierarchy.arrange(*nested[:3], exact=exact)
+    return {"total": model["total"], **found._asdict()}
+
+
+def _sum(block: Any, start: int, dtype: np.dtype[Any], model: Arrays) -> Partial:
+    """Label a block, and say what its features say about the centers."""
+    hierarchy = Hierarchy.of(model)
+    points = np.ascontiguousarray(block, dtype)
+    labels = hierarchy.label(points)
+    squared = kernels.squared_distances(points, hierarchy.fine, labels)
+    clusters, local = np.unique(labels, return_inverse=True)
+    sums = kernels.sum_by_label(points, local, len(clusters))
+    inertia = float(squared.sum(dtype=np.float64))
+    counts = np.bincount(local)
+    return Partial(clusters, counts, sums, inertia, _far(squared, labels, points))
+
+
+def _far(squared: Array, clusters: Index, rows: Array) -> Far:
+    """Keep the farthest feature of each cluster, and the farthest of these."""
+    order = np.argsort(-squared, kind="stable")
+    _, first = np.unique(clusters[order], return_index=True)
+    kept = order[np.sort(first)[:FARTHEST]]
+    return Far(squared[kept], clusters[kept], rows[kept])
+
+
+def _merge(partials: list[Partial]) -> Partial:
+    """Add up in the order of the features."""
+    clusters = np.unique(np.concatenate([part.clusters for part in partials]))
+    counts = np.zeros(len(clusters))
+    sums = np.zeros((len(clusters), partials[0].sums.shape[1]))
+    for part in partials:
+        present = np.searchsorted(clusters, part.clusters)
+        counts[present] += part.counts
+        sums[present] += part.sums
+    inertia = sum(part.inertia for part in partials)
+    fars = zip(*(part.far for part in partials), strict=True)
+    far = _far(*(np.concatenate(values) for values in fars))
+    return Partial(clusters, counts, sums, inertia, far)
+
+
+@one_blas_thread
+def _move(
+    found: Partial, model: Arrays, exact: bool, workspace: InMemory | OnDisk, name: str
+) -> Arrays:
+    """Move centers to the means of their features, and those without to far ones."""
+    hierarchy = Hierarchy.of(model)
+    fine = hierarchy.fine.copy()
+    fine[found.clusters] = found.sums / found.counts[:, None]
+    steps = (fine - hierarchy.fine)[found.clusters].astype(np.float64)
+    gain = found.counts @ np.einsum("ij,ij->i", steps, steps)
+    empty = np.setdiff1d(np.arange(len(fine)), found.clusters)
+    seeds = found.far.rows[found.far.squared > 0][: len(empty)]
+    fine[empty[: len(seeds)]] = seeds
+    settled = gain <= TOLERANCE * found.inertia and not len(seeds)
+    logger.debug(
+        "%s: inertia %.6g before, %.3g less by moving, %d clusters without features",
+        *(name, found.inertia, gain, len(empty)),
+    )
+    moved = Hierarchy.arrange(hierarchy.offset, hierarchy.coarse, fine, exact=exact)
+    outcome = {"total": model["total"], "settled": np.array(settled)}
+    return workspace.save(name, **outcome, **moved._asdict())
+
+
+def _settled(model: Arrays) -> bool:
+    return bool(model["settled"])
+
+
+def _save(model: Arrays, passes: int, workspace: InMemory | OnDisk) -> Arrays:
+    """Save what the label stage and a fit that goes on look for."""
+    fields = Hierarchy.of(model)._asdict()
+    passes_made = np.array(passes)
+    return workspace.save("model", total=model["total"], passes=passes_made, **fields)
