@@ -3,16 +3,16 @@
 A task holds, above what an idle process holds, at most what its stage's function here
 adds up from shapes: blocks, copies, tiles. All are upper bounds that hang on nothing
 that is known only after a read, so the largest partition is taken to be as large as a
-partition may be. Memory never changes a result: it refuses a fit before its first read,
+partition may be, and its share of the small clusters to be `UNEVEN`. Memory never changes a result: it refuses a fit before its first read,
 says how many tasks may run at once, or chooses between RAM and disk.
 
 ====================  =================================================================
 copy                  a block of X as it is chunked along samples
 reading               the block, what is decoded of it, what is encoded
 sample                a block, its kept rows, those that wait for their part
-coarse                at most 256 MiB of rows, and what training adds
+coarse                at most 160 MiB of rows, and what training adds
 partition             one part of the training rows and its order
-fine                  at most 256 MiB of rows, and what training adds
+fine                  at most 160 MiB of rows, and what training adds
 refine                what label takes, and nine float64 sums of all clusters
 label                 a block, cast if it is not float32/64; labels; rows kept again
 ====================  =================================================================
@@ -34,6 +34,9 @@ IDLE = 300 * 10**6
 
 USABLE = 0.7
 """Share of a worker's limit above which dask begins to write results to disk."""
+
+UNEVEN = 4
+"""A big cluster's share of the small ones is taken to be up to so many even shares."""
 
 DECODED = 8
 """Chunks of a block that Zarr decodes at the same time, at most (measured)."""
@@ -224,7 +227,7 @@ def training(rows: int, n_clusters: int, sizes: Sizes) -> int:
     candidates = 3 * sizes.n_init * seeding * max(itemsize, LABEL)
     moved = rows * row // 4
     labels = rows * (5 * LABEL + 2 * itemsize)
-    centers = n_clusters * sizes.n_samples * (3 * 8 + 3 * itemsize)
+    centers = n_clusters * sizes.n_samples * (5 * 8 + 3 * itemsize)
     return max(pairs + candidates, moved + labels + tiles(n_clusters, sizes)) + centers
 
 
@@ -252,7 +255,7 @@ def _partition(sizes: Sizes) -> int:
 def _fine(sizes: Sizes) -> int:
     fitting = max(1, PARTITION_BYTES // max(1, sizes.row))
     rows = min(sizes.n_rows, fitting)
-    share = min(sizes.n_clusters, rows)
+    share = min(sizes.n_clusters, rows, UNEVEN * -(-sizes.n_clusters // sizes.n_big))
     return rows * sizes.row + PIECE_BYTES + training(rows, share, sizes)
 
 

@@ -28,13 +28,13 @@ RAW = ".raw"
 PIECE_BYTES = 4 * 2**20
 """Bytes of training rows that are read (and checked) at once from a file."""
 
-PARTITION_BYTES = 256 * 2**20
+PARTITION_BYTES = 160 * 2**20
 """Bytes of the rows of one big cluster, at most: the lowest ranks first."""
 
 COARSE_ROWS = 2000
 """Rows per big cluster that the coarse stage trains on."""
 
-COARSE_BYTES = 256 * 2**20
+COARSE_BYTES = 160 * 2**20
 """Bytes of them, at most, while they are one a big cluster."""
 
 OFFSET_ROWS = 2048
