@@ -27,6 +27,7 @@ import threading
 import time
 import uuid
 from contextlib import ContextDecorator, contextmanager
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -38,7 +39,6 @@ import threadpoolctl
 from dask.delayed import delayed
 from dask.system import CPU_COUNT
 
-from hkmeans_dask import __version__
 from hkmeans_dask.kernels import shared_tiles
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from dask.delayed import Delayed
 
 logger = logging.getLogger("hkmeans_dask")
+
+VERSION = version("hkmeans_dask")
 
 RETRIES = 2
 """Times a task is tried again on a cluster after an error (a passing read error)."""
@@ -168,8 +170,8 @@ def _compare_versions(client: Any) -> None:
     workers = {f"Worker {name}": known for name, known in found["workers"].items()}
     for name, known in {"The scheduler": found["scheduler"], **workers}.items():
         theirs = known["packages"]["hkmeans_dask"]
-        if theirs != __version__:
-            raise ImportError(_mismatch(name, theirs, __version__))
+        if theirs != VERSION:
+            raise ImportError(_mismatch(name, theirs, VERSION))
 
 
 def _mismatch(name: str, theirs: str | None, ours: str) -> str:
@@ -180,11 +182,11 @@ def _mismatch(name: str, theirs: str | None, ours: str) -> str:
     )
 
 
-def _call(version: str, function: Callable[..., Any], *args: Any) -> Any:
+def _call(wanted: str, function: Callable[..., Any], *args: Any) -> Any:
     """Call a function for a client of the same version."""
-    if version != __version__:
+    if wanted != VERSION:
         here = f"Process {os.getpid()} on {socket.gethostname()}"
-        raise ImportError(_mismatch(here, __version__, version))
+        raise ImportError(_mismatch(here, VERSION, wanted))
     return function(*args)
 
 
@@ -192,7 +194,7 @@ def task(stage: str, function: Callable[..., Any], *args: Any) -> Delayed:
     """Call ``function(*args)`` later, as a task named ``hkmeans-<stage>``."""
     key = f"hkmeans-{stage}-{uuid.uuid4().hex}"
     call = delayed(_call, pure=False, traverse=False)
-    lazy: Delayed = call(__version__, function, *args, dask_key_name=key)
+    lazy: Delayed = call(VERSION, function, *args, dask_key_name=key)
     return lazy
 
 
@@ -220,7 +222,7 @@ def map_blocks(
     mapped = da.map_blocks(
         _call_on_block,
         blocks,
-        __version__,
+        VERSION,
         function,
         *args,
         token=f"hkmeans-{stage}",
@@ -234,13 +236,13 @@ def map_blocks(
 @one_blas_thread
 def _call_on_block(
     block: Any,
-    version: str,
+    wanted: str,
     function: Callable[..., Any],
     *args: Any,
     block_info: Any = None,
 ) -> Any:
     start = block_info[0]["array-location"][0][0]
-    return _call(version, function, block, start, *args)
+    return _call(wanted, function, block, start, *args)
 
 
 @contextmanager
