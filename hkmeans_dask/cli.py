@@ -171,12 +171,12 @@ def plan(
 
 def _init(init: str) -> Any:
     """Take the name of a method, or else read centers."""
-    from hkmeans_dask import inputs, store
+    from hkmeans_dask import inputs, source, store
 
     if init in inputs.INITS:
         return init
     try:
-        return store.open_array(init)[...]
+        return source.read(store.open_array(init))
     except FileNotFoundError as error:
         methods = " or ".join(map(repr, inputs.INITS))
         raise ValueError(
@@ -300,10 +300,10 @@ def _check_output(output: str, overwrite: bool, needed: Sequence[str]) -> None:
 @click.argument("model_path", metavar="MODEL")
 def info(model_path: str) -> None:
     """Describe a model."""
-    from hkmeans_dask import store
+    from hkmeans_dask import source, store
 
     group = store.open_group(model_path)
-    _print_table(_described(dict(group.attrs), group["sizes"][...]))
+    _print_table(_described(dict(group.attrs), source.read(group["sizes"])))
 
 
 def _described(record: dict[str, Any], sizes: Any) -> Iterator[tuple[str, object]]:

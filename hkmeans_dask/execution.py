@@ -30,7 +30,7 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ContextDecorator, contextmanager
-from importlib.metadata import version as version_of
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hkmeans_dask")
 
-VERSION = version_of("hkmeans_dask")
+VERSION = version("hkmeans_dask")
 
 RETRIES = 2
 """Times a task is tried again on a cluster after an error (a passing read error)."""
@@ -211,11 +211,11 @@ def _mismatch(name: str, theirs: str | None, ours: str) -> str:
     )
 
 
-def _call(version: str, function: Callable[..., Any], *args: Any) -> Any:
+def _call(wanted: str, function: Callable[..., Any], *args: Any) -> Any:
     """Call a function for a client of the same version."""
-    if version != VERSION:
+    if wanted != VERSION:
         here = f"Process {os.getpid()} on {socket.gethostname()}"
-        raise ImportError(_mismatch(here, VERSION, version))
+        raise ImportError(_mismatch(here, VERSION, wanted))
     return function(*args)
 
 
@@ -265,13 +265,13 @@ def map_blocks(
 @one_blas_thread
 def _call_on_block(
     block: Any,
-    version: str,
+    wanted: str,
     function: Callable[..., Any],
     *args: Any,
     block_info: Any = None,
 ) -> Any:
     start = block_info[0]["array-location"][0][0]
-    return _call(version, function, block, start, *args)
+    return _call(wanted, function, block, start, *args)
 
 
 @contextmanager

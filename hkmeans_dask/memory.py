@@ -3,8 +3,9 @@
 A task holds, above what an idle process holds, at most what its stage's function here
 adds up from shapes: blocks, copies, tiles. All are upper bounds that hang on nothing
 that is known only after a read, so the largest partition is taken to be as large as a
-partition may be, and its share of the small clusters to be `UNEVEN`. Memory never changes a result: it refuses a fit before its first read,
-says how many tasks may run at once, or chooses between RAM and disk.
+partition may be, and its share of the small clusters to be `UNEVEN`. Memory never
+changes a result: it refuses a fit before its first read, says how many tasks may run at
+once, or chooses between RAM and disk.
 
 ====================  =================================================================
 copy                  a block of X as it is chunked along samples

@@ -130,7 +130,7 @@ def _touched(chosen: slice | int, extent: int, size: int) -> range:
     if isinstance(chosen, int):
         chosen = slice(chosen, chosen + 1)
     rows = range(extent)[chosen]
-    return range(min(rows) // size, max(rows) // size + 1) if rows else rows
+    return range(rows[0] // size, rows[-1] // size + 1) if rows else rows
 
 
 def _known_chunk(array: Any) -> str | None:
@@ -139,8 +139,9 @@ def _known_chunk(array: Any) -> str | None:
     grid = [-(-n // max(1, size)) for n, size in zip(array.shape, unit, strict=True)]
     base = f"{array.path}/" if array.path else ""
     keys = {base + array.metadata.encode_chunk_key(i) for i in np.ndindex(*grid)}
-    present = keys & _listing(array).keys()
-    if len(present) < len(keys):
+    listing = _listing(array)  # empty, without even the metadata: no way to list
+    present = keys & listing.keys()
+    if listing and len(present) < len(keys):
         warnings.warn(
             f"{len(keys) - len(present)} of {len(keys)} "
             f"{'shards' if array.shards else 'chunks'} of {array.store_path} are "
@@ -200,6 +201,11 @@ async def _details(store: FsspecStore, place: str) -> dict[str, dict[str, Any]]:
 
 async def _keys(store: Any, base: str) -> list[str]:
     return [key async for key in store.list_prefix(base)]
+
+
+def read(array: Any) -> Any:
+    """Read all of a Zarr array."""
+    return Source(array)[(slice(None),) * array.ndim]
 
 
 def as_dask(array: Any, chunks: tuple[int, ...]) -> da.Array:

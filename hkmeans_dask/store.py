@@ -25,7 +25,7 @@ import zarr.errors
 from fsspec.core import url_to_fs
 from zarr.codecs import BloscCodec
 
-from hkmeans_dask.source import as_dask
+from hkmeans_dask.source import as_dask, read
 from hkmeans_dask.workspace import fullness_explained
 
 if TYPE_CHECKING:
@@ -315,7 +315,7 @@ def load(
         if array.nchunks_initialized != array.nchunks:
             raise FileNotFoundError(f"{url} is damaged: chunks of {name} are missing.")
     arrays = {
-        name: as_dask(array, array.chunks) if name in lazy else array[...]
+        name: as_dask(array, array.chunks) if name in lazy else read(array)
         for name, array in group.arrays()
     }
     return arrays, attributes

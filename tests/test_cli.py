@@ -286,7 +286,11 @@ def test_bad_input_gets_one_line(command, here, capsys):
 def test_damaged_input_gets_one_line(options, here, capsys):
     save("damaged", values(), (100, N_SAMPLES))
     os.truncate("damaged/c/3/0", 20)
-    for command in (f"fit damaged o -k {K}", "transform damaged in/model o"):
+    for command in (
+        f"fit damaged o -k {K}",
+        f"fit in/x o -k {K} --init damaged",
+        "transform damaged in/model o",
+    ):
         run(f"{command} {options}", code=2)
         error = one_line(capsys.readouterr().err)
         assert error.startswith("Chunk c/3/0 of file://")

@@ -228,6 +228,20 @@ def test_what_we_write_is_all_there(tmp_path):
     assert_array_equal(EXPECTED.transform(store.open_array(place)), np.zeros((9, 6)))
 
 
+def test_a_store_that_cannot_be_listed_gives_no_warning():
+    """As a plain web server."""
+
+    class Unlisted(WrapperStore):
+        async def list_prefix(self, prefix):
+            for key in ():
+                yield key
+
+    memory = MemoryStore()
+    zarr.create_array(memory, data=X, chunks=(100, 6))
+    z = zarr.open_array(Unlisted(memory), mode="r")
+    assert_array_equal(EXPECTED.predict(z), EXPECTED.labels_)
+
+
 @pytest.mark.parametrize("url", ["{}/x.zarr", "memory://tests/prints.zarr"])
 def test_a_fingerprint_changes_with_a_chunk(tmp_path, url):
     url = url.format(tmp_path)
@@ -304,6 +318,15 @@ def test_all_damaged_chunks_of_a_block_are_named_up_to_a_few(tmp_path):
     ]:
         with pytest.raises(OSError, match=f"^Chunk {keys} of "):
             read[index]
+
+
+@pytest.mark.parametrize("name", ["labels", "cluster_centers"])
+def test_damaged_chunks_of_models_are_named(tmp_path, name):
+    EXPECTED.to_zarr(tmp_path / "model")
+    (chunk,) = [p for p in (tmp_path / "model" / name / "c").rglob("*") if p.is_file()]
+    overwrite(chunk)
+    with pytest.raises(OSError, match=rf"^Chunk c/0.* of .*model/{name} cannot be"):
+        HierarchicalKMeans.from_zarr(tmp_path / "model")
 
 
 def in_trouble(*errors):
