@@ -415,7 +415,8 @@ def _together(widths: tuple[int, ...], most: int) -> tuple[int, ...]:
 def _from_zarr(X: Any, feature_axis: int, join: bool) -> da.Array:
     """Read a Zarr array in blocks of whole chunks (or shards), about 64 MB each.
 
-    Those that cannot hold whole features are wide, not tall: few to a feature.
+    Blocks that cannot hold whole features grow along samples: a fit copies each to a
+    file, and every block of whole features is read from as many files as lie abreast.
     """
     from hkmeans_dask.source import as_dask
 

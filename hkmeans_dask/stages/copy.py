@@ -12,8 +12,8 @@ them at a time::
               +-------+-------+-- ... one block of the copy: a piece of each of the
               | piece | piece |       files side by side
 
-Where a piece begins is arithmetic. A table of contents in each file would be read
-for each piece: of n files' worth of tall chunks that is n^2 times a table of n.
+Where a piece begins is arithmetic, not in a table of contents as in a ZIP archive: of n
+files as tall as X each has n pieces, so that n^2 times a table of n would be read.
 """
 
 from __future__ import annotations
