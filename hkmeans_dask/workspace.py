@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 PIECE_BYTES = 4 * 2**20
 """Bytes of training rows that are read (and checked) at once from a file."""
 
-
-ELSEWHERE = (
+MAKE_SPACE = (
     "Make space, or pass a work_dir elsewhere; a fit with a work_dir goes on where it "
     "stopped"
 )
+"""What to do when a workspace is full."""
 
 
 class Arrays(Protocol):
@@ -357,7 +357,7 @@ class OnDisk:
 
 
 @contextmanager
-def fullness_explained(place: Path | str, remedy: str = ELSEWHERE) -> Iterator[None]:
+def fullness_explained(place: Path | str, remedy: str = MAKE_SPACE) -> Iterator[None]:
     """Say where the disk is full, and what to do."""
     try:
         yield
