@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
     from hkmeans_dask.kernels import Array
 
-
-ELSEWHERE = (
+MAKE_SPACE = (
     "Make space, or pass a work_dir elsewhere; a fit with a work_dir goes on where it "
     "stopped"
 )
+"""What to do when a workspace is full."""
 
 
 class Arrays(Protocol):
@@ -243,7 +243,7 @@ class OnDisk:
 
 
 @contextmanager
-def fullness_explained(place: Path | str, remedy: str = ELSEWHERE) -> Iterator[None]:
+def fullness_explained(place: Path | str, remedy: str = MAKE_SPACE) -> Iterator[None]:
     """Say where the disk is full, and what to do."""
     try:
         yield

@@ -46,6 +46,8 @@ def _run(args, log, sizes, temporary):
     from hkmeans_dask.cli import main
 
     os.setsid()
+    # The jobs that a shell has in the background ignore Ctrl-C, and all they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
     os.dup2(os.open(f"{log}.out", os.O_WRONLY | os.O_CREAT), 1)
     for name, value in sizes.items():
