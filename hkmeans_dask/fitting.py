@@ -130,7 +130,8 @@ def _train(job: Job, places: Places, seconds: dict[str, float]) -> Any:
         return nested
     init, runner = job.init, job.runner
     with phase("sample", seconds):
-        parts = keep_training_rows(job.features, job.n_rows, seed, workspace, runner)
+        what = (job.features, job.n_rows, seed, workspace, runner)
+        parts = keep_training_rows(*what, unit=job.schedule.unit)
     with phase("coarse", seconds):
         n_big = int(np.sqrt(job.n_clusters))
         coarse = train_coarse(parts, n_big, job.schedule, seed, init, workspace, runner)

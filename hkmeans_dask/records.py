@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 if TYPE_CHECKING:
     from hkmeans_dask.kernels import Array, Index
 
@@ -23,12 +25,23 @@ class Coarse(NamedTuple):
     spread: float = 0.0
     """Mean squared distance of its training rows to their centers; 0 if not known."""
 
+    unit: bool = False
+    """Whether training rows and centers have unit length."""
+
+    @property
+    def origins(self) -> Array:
+        """From where the rows of each big cluster are seen: its center.
+
+        Directions are seen from the origin.
+        """
+        return np.zeros_like(self.centers) if self.unit else self.centers
+
 
 class Partitions(NamedTuple):
     """The training rows by big cluster."""
 
     rows: list[Any]
-    """Per big cluster its rows minus its center, Delayed of (n_rows, n_samples)."""
+    """Per big cluster its rows minus its origin, Delayed of (n_rows, n_samples)."""
 
     shares: Index
     """(n_big_clusters,), the small clusters of each big one."""

@@ -66,7 +66,8 @@ def train_coarse(
     if found is None:
         trained = task("coarse", _train, parts, n_big, schedule, seed, init, workspace)
         (found,) = runner.compute(trained)
-    return Coarse(found["offset"], found["centers"], float(found["spread"]))
+    spread = float(found["spread"])
+    return Coarse(found["offset"], found["centers"], spread, schedule.unit)
 
 
 @one_blas_thread
@@ -83,10 +84,12 @@ def _train(
     points = gather(parts, 0, max(OFFSET_ROWS, n_rows), fitting)
     first = points[:OFFSET_ROWS]
     offset = first.mean(axis=0, dtype=np.float64).astype(points.dtype)
+    if schedule.unit:
+        offset[:] = 0  # directions are seen from the origin
     points = points[:n_rows] if init is None else init.astype(points.dtype)
     points -= offset
     rng = np.random.default_rng([seed, 0])
-    centers = train(points, n_big, schedule, rng)
+    centers = train(points, min(n_big, len(points)), schedule, rng)
     labels = kernels.assign(points, centers)
     spread = kernels.inertia(points, centers, labels) / len(points)
     return workspace.save(

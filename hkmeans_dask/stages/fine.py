@@ -60,7 +60,7 @@ def train_fine(
     yardstick = SPREAD_LEFT * coarse.spread
     fine = []
     for big, (part, share, origin, given) in enumerate(
-        zip(rows, shares, coarse.centers, seeds, strict=True)
+        zip(rows, shares, coarse.origins, seeds, strict=True)
     ):
         start = (schedule, [seed, 1, big], origin, yardstick, given)
         where = (workspace, f"fine-{big}")
@@ -108,6 +108,7 @@ def _assemble(
 ) -> Arrays:
     parents = np.repeat(np.arange(len(shares)), shares)
     centers = np.concatenate([found["centers"] for found in fine])
-    found = Hierarchy(coarse.offset, coarse.centers, centers, parents)
+    unit = np.array(coarse.unit)
+    found = Hierarchy(coarse.offset, coarse.centers, centers, parents, unit=unit)
     passes = np.array(0)
     return workspace.save(name, total=total, passes=passes, **found._asdict())

@@ -68,7 +68,7 @@ def partition(
         shared = _share(split, coarse, *how, workspace, runner)
     kept, shares = shared["kept"], shared["shares"]
     coarse = coarse._replace(centers=coarse.centers[kept])
-    bigs = zip(kept.tolist(), coarse.centers, strict=True)
+    bigs = zip(kept.tolist(), coarse.origins, strict=True)
     together = _together(split)
     rows = [task("gather", _gather, together, *big) for big in bigs]
     return Partitions(rows, shares, coarse, shared["total"], split)
@@ -106,7 +106,7 @@ def _share(
         task("sizes", _sizes, together), task("total", _total, together)
     )
     kept = np.flatnonzero(sizes)
-    bigs = zip(kept.tolist(), coarse.centers[kept], strict=True)
+    bigs = zip(kept.tolist(), coarse.origins[kept], strict=True)
     most = n_clusters - len(kept) + 1
     distinct = [task("distinct", _count_distinct, together, *big, most) for big in bigs]
     capacities = np.array(runner.compute(*distinct))
@@ -164,22 +164,22 @@ def _total(split: list[Rows | StoredRows]) -> Array:
 
 
 def _gather(
-    split: list[Rows | StoredRows], big: int, center: Array, most: int | None = None
+    split: list[Rows | StoredRows], big: int, origin: Array, most: int | None = None
 ) -> Array:
-    """Rows of one big cluster as seen from its center."""
+    """Rows of one big cluster as seen from its origin."""
     gathered = gather(split, big, most, MAX_BYTES)
-    gathered -= center
+    gathered -= origin
     return gathered
 
 
 def _count_distinct(
-    split: list[Rows | StoredRows], big: int, center: Array, most: int
+    split: list[Rows | StoredRows], big: int, origin: Array, most: int
 ) -> int:
     """Count distinct rows of one big cluster up to `most`, on the first rows if so."""
-    first = _gather(split, big, center, 2 * most)
+    first = _gather(split, big, origin, 2 * most)
     distinct = kernels.count_distinct(first)
     if distinct < most and _sizes(split)[big] > len(first):
-        distinct = kernels.count_distinct(_gather(split, big, center))
+        distinct = kernels.count_distinct(_gather(split, big, origin))
     return min(distinct, most)
 
 
