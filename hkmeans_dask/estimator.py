@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import dask.array as da
@@ -104,6 +105,10 @@ class HierarchicalKMeans(
         8 times those that a big one has on average, if more; all, if fewer), and
         centers move to the means. 0 keeps small clusters nested in big ones. With an
         array as `init` the passes start from it and compare all of its centers.
+    metric : {'euclidean', 'cosine'}, default='euclidean'
+        With 'cosine' (spherical k-means) features are scaled to unit length when they
+        are read, centers have unit length, and no offset is removed. Features of zeros
+        have no direction: they are left out of training and get label 0.
     max_features_per_cluster : int or None, default=256
         Features kept for training per small cluster, at most; None keeps all.
     work_dir : path-like or None, default=None
@@ -135,7 +140,8 @@ class HierarchicalKMeans(
     offset_ : ndarray of shape (n_samples,)
         Removed from features before distances are measured.
     inertia_ : float
-        Sum of squared distances to `cluster_centers_`.
+        Sum of squared distances to `cluster_centers_`; with the cosine metric of the
+        features at unit length: twice the sum of ``1 - cosine``.
     cluster_inertia_ : ndarray of shape (n_clusters_,), float64
         The part of `inertia_` that each cluster has.
     coarse_sizes_, coarse_inertia_ : ndarray of shape (n_big_clusters,)
@@ -186,6 +192,7 @@ class HierarchicalKMeans(
         feature_axis: int = 0,
         allocation: str = "size",
         refine: int = 0,
+        metric: str = "euclidean",
         max_features_per_cluster: int | None = 256,
         work_dir: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -200,6 +207,7 @@ class HierarchicalKMeans(
         self.feature_axis = feature_axis
         self.allocation = allocation
         self.refine = refine
+        self.metric = metric
         self.max_features_per_cluster = max_features_per_cluster
         self.work_dir = work_dir
 
@@ -413,6 +421,9 @@ class HierarchicalKMeans(
         features = self._take(X, reset=True)
         n_clusters = inputs.at_most_features(self.n_clusters, self.n_features_in_)
         init = inputs.check_init(self.init, self.n_clusters, features.blocks.shape[1])
+        if self.metric == "cosine":
+            features = replace(features, in_place=None)
+            init = inputs.check_directions(init)
         most = self.max_features_per_cluster
         n_rows = min(self.n_features_in_, (most or self.n_features_in_) * n_clusters)
         runner = Runner.find(features.blocks, in_memory=features.in_memory)
@@ -438,7 +449,8 @@ class HierarchicalKMeans(
 
     def _schedule(self) -> Schedule:
         method = self.init if isinstance(self.init, str) else "k-means++"
-        return Schedule(method, self.batch_size, self.n_init, self.max_no_improvement)
+        how_long = (self.batch_size, self.n_init, self.max_no_improvement)
+        return Schedule(method, *how_long, unit=self.metric == "cosine")
 
     def _set_fitted(
         self, features: Features, hierarchy: Hierarchy, found: Labels, owner: object
@@ -458,7 +470,8 @@ class HierarchicalKMeans(
 
     def _hierarchy(self) -> Hierarchy:
         levels = (self.coarse_centers_, self.cluster_centers_, self.parents_)
-        return Hierarchy(self.offset_, *levels, self.compared_)
+        unit = np.array(self.metric == "cosine")
+        return Hierarchy(self.offset_, *levels, self.compared_, unit)
 
     def _big(self, labels: da.Array) -> da.Array:
         """Big clusters of labels, lazily."""

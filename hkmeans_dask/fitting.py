@@ -85,7 +85,8 @@ def sizes_of(job: Job) -> Sizes:
         block_bytes=block,
         read_bytes=features.read_bytes if features.whole else block,
         copy_bytes=0 if features.whole else as_given + features.read_bytes,
-        cast=features.in_place is None and blocks.dtype != features.dtype,
+        cast=job.schedule.unit
+        or (features.in_place is None and blocks.dtype != features.dtype),
         copied=features.in_place is None,
         refine=job.refine,
         batch_size=job.schedule.batch_size,
@@ -227,7 +228,8 @@ def _train(job: Job, places: Places, seconds: dict[str, float]) -> Any:
         return nested
     init, runner = job.init, job.runner
     with phase("sample", seconds):
-        parts = keep_training_rows(job.features, job.n_rows, seed, workspace, runner)
+        what = (job.features, job.n_rows, seed, workspace, runner)
+        parts = keep_training_rows(*what, unit=job.schedule.unit)
     with phase("coarse", seconds):
         n_big = int(np.sqrt(job.n_clusters))
         coarse = train_coarse(parts, n_big, job.schedule, seed, init, workspace, runner)

@@ -16,7 +16,7 @@ offset.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from hkmeans_dask import kernels
 if TYPE_CHECKING:
     from hkmeans_dask.kernels import Array, Index
     from hkmeans_dask.workspace import Arrays
+
+EUCLIDEAN = np.array(False)
+"""Features as they are."""
 
 NESTED = np.empty((0, 0), np.int32)
 """The table of a nested model: each coarse center's own small clusters."""
@@ -63,6 +66,9 @@ class Hierarchy(NamedTuple):
     """(n_big_clusters, n_compared), int32, ascending, -1 where one was dropped: the
     small clusters compared; one row stands for all big clusters."""
 
+    unit: Array = EUCLIDEAN
+    """Whether features and centers are scaled to unit length."""
+
     @classmethod
     def of(cls, arrays: Arrays) -> Hierarchy:
         """Take the fields from a mapping by name."""
@@ -70,7 +76,13 @@ class Hierarchy(NamedTuple):
 
     @classmethod
     def arrange(
-        cls, offset: Array, coarse: Array, fine: Array, *, exact: bool = False
+        cls,
+        offset: Array,
+        coarse: Array,
+        fine: Array,
+        *,
+        exact: bool = False,
+        unit: Array = EUCLIDEAN,
     ) -> Hierarchy:
         """Put small clusters that have moved below the nearest coarse centers.
 
@@ -81,6 +93,7 @@ class Hierarchy(NamedTuple):
         fine : ndarray of shape (n_clusters, n_dims), in any order
         exact : bool, default=False
             Whether features compare all small clusters, even if they are many.
+        unit : ndarray of shape (), bool
 
         Returns
         -------
@@ -96,7 +109,12 @@ class Hierarchy(NamedTuple):
         compared = np.arange(len(fine), dtype=np.int32)[None]
         if not exact:
             compared = _compare(coarse - offset, fine - offset, parents)
-        return cls(offset, coarse, fine, parents, compared)
+        return cls(offset, coarse, fine, parents, compared, unit)
+
+    def points(self, block: Any) -> Array:
+        """Features of a block as `label` takes them."""
+        points: Array = np.ascontiguousarray(block, self.fine.dtype)
+        return kernels.to_unit(points)[0] if self.unit else points
 
     def label(self, points: Array) -> Index:
         """Label each point with its small cluster.
@@ -120,6 +138,8 @@ class Hierarchy(NamedTuple):
             centers = self.fine[among] - origin
             nearest = kernels.assign(points, centers, origin=origin, rows=rows)
             labels[rows] = among[nearest]
+        if self.unit:
+            labels[~points.any(axis=1)] = 0  # no direction, no nearest center
         return labels
 
     def _among(self, big: int) -> Index:
@@ -143,7 +163,8 @@ class Hierarchy(NamedTuple):
             compared = np.where(self.compared < 0, -1, numbers[self.compared])
             return self._replace(fine=fine, parents=parents, compared=compared)
         kept, parents = np.unique(parents, return_inverse=True)
-        return Hierarchy(self.offset, self.coarse[kept], fine, parents)
+        levels = (self.coarse[kept], fine, parents)
+        return Hierarchy(self.offset, *levels, NESTED, self.unit)
 
 
 def _compare(coarse: Array, fine: Array, parents: Index) -> Array:

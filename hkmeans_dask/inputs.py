@@ -23,6 +23,7 @@ from dask.base import is_dask_collection, tokenize
 from sklearn.utils.validation import check_array
 
 from hkmeans_dask import memory
+from hkmeans_dask.kernels import to_unit
 
 if TYPE_CHECKING:
     from hkmeans_dask.kernels import Array
@@ -37,6 +38,7 @@ JOINED_BYTES = 256 * 2**20
 """Bytes of a block of whole features joined from several chunks, at most."""
 
 INITS = ("k-means++", "random")
+METRICS = ("euclidean", "cosine")
 LEVELS = ("fine", "coarse")
 ALLOCATIONS = ("size", "inertia")
 
@@ -279,6 +281,7 @@ def check_parameters(parameters: dict[str, Any]) -> None:
     if isinstance(parameters["init"], str):
         _check_option("init", parameters["init"], INITS, " or an array")
     _check_option("allocation", parameters["allocation"], ALLOCATIONS)
+    _check_option("metric", parameters["metric"], METRICS)
     _check_option("feature_axis", parameters["feature_axis"], (0, 1))
 
 
@@ -322,6 +325,19 @@ def check_init(init: Any, n_clusters: int, n_samples: int) -> Array | None:
         raise ValueError(
             f"init has shape {centers.shape}, but should have shape (n_clusters, "
             f"n_samples) = {(n_clusters, n_samples)}: one row per initial center."
+        )
+    return centers
+
+
+def check_directions(init: Array | None) -> Array | None:
+    """Scale given centers to unit length, as the cosine metric wants them."""
+    if init is None:
+        return None
+    centers, lengths = to_unit(np.asarray(init, arithmetic_dtype(init.dtype)))
+    if not lengths.all():
+        raise ValueError(
+            f"init has zeros only in row {int(lengths.argmin())}, which is no "
+            "direction. Give other centers, or take metric='euclidean'."
         )
     return centers
 

@@ -274,6 +274,15 @@ def inertia(points: Array, centers: Array, labels: Index) -> float:
     return float(squared_distances(points, centers, labels).sum(dtype=np.float64))
 
 
+def to_unit(points: Array) -> tuple[Array, Array]:
+    """Scale points to unit length, those of zeros left alone; also give the lengths.
+
+    Each length hangs on its point alone, so a point is the same in any block.
+    """
+    lengths = np.sqrt(np.einsum("ij,ij->i", points, points))
+    return points / np.where(lengths > 0, lengths, 1)[:, None], lengths
+
+
 def sum_by_label(points: Array, labels: Index, n_clusters: int) -> Array:
     """Sum the points of each label.
 
@@ -305,6 +314,28 @@ def sum_by_label(points: Array, labels: Index, n_clusters: int) -> Array:
             used[:] = points[part, dims]
             sums[:, dims] += indicator @ used
     return sums
+
+
+def centers_of(sums: Array, counts: Array, unit: bool) -> tuple[Array, Array]:
+    """Centers of clusters from the sums of their points.
+
+    Parameters
+    ----------
+    sums : ndarray of shape (n_clusters, n_dims), float64
+    counts : ndarray of shape (n_clusters,)
+    unit : bool
+        Whether centers have unit length.
+
+    Returns
+    -------
+    centers : ndarray of shape (n_clusters, n_dims), float64
+        Means, or directions of the sums; zeros where there is none.
+    weights : ndarray of shape (n_clusters,)
+        How much the inertia grows with the squared distance from the center: the
+        counts, or the lengths of the sums. Zero where there is no center.
+    """
+    weights = np.sqrt(np.einsum("ij,ij->i", sums, sums)) if unit else counts
+    return sums / np.where(weights > 0, weights, 1)[:, None], weights
 
 
 def group_by_label(labels: Index, n_clusters: int) -> tuple[Index, Index]:

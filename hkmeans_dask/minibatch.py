@@ -61,6 +61,8 @@ class Schedule(NamedTuple):
     batch_size: int
     n_init: int
     max_no_improvement: int | None
+    unit: bool = False
+    """Whether points and centers have unit length (spherical k-means)."""
 
 
 class State(NamedTuple):
@@ -124,7 +126,7 @@ def train(
         centers = occupy(points, centers)
     state = State.start(centers)
     for size in _growing_sizes(schedule.batch_size, len(points)):
-        state = update(state, points[:size])
+        state = update(state, points[:size], schedule.unit)
     state = _full_passes(state, points, schedule, spread * len(points))
     if _all_occupied(state, points):
         return state.centers
@@ -152,7 +154,7 @@ def _growing_sizes(batch_size: int, n_points: int) -> Iterator[int]:
         size *= 2
 
 
-def update(state: State, batch: Array) -> State:
+def update(state: State, batch: Array, unit: bool = False) -> State:
     """Move each center to the mean of the points of `batch` nearest to it.
 
     A center without points stays. What the new means explain follows from the float64
@@ -162,6 +164,8 @@ def update(state: State, batch: Array) -> State:
     ----------
     state : State
     batch : ndarray of shape (n_points, n_dims), the dtype of the centers
+    unit : bool, default=False
+        Whether means are scaled to unit length.
 
     Returns
     -------
@@ -172,11 +176,13 @@ def update(state: State, batch: Array) -> State:
     labels = kernels.assign(batch, state.centers)
     sums = _sums(state, batch, labels)
     counts = np.bincount(labels, minlength=n_clusters)
-    filled = counts > 0
-    means = sums[filled] / counts[filled, None]
+    means, weights = kernels.centers_of(sums, counts, unit)
+    filled = weights > 0
     centers = state.centers.copy()
-    centers[filled] = means
-    explained = float(np.einsum("ij,ij->i", means, means) @ counts[filled])
+    centers[filled] = means[filled]
+    explained = float(np.einsum("ij,ij->i", means, means) @ weights)
+    if unit:
+        explained += float(weights.sum()) - len(batch)
     return State(centers, counts, explained, labels, sums)
 
 
@@ -208,7 +214,7 @@ def _full_passes(
     best, lowest, idle, further = state, np.inf, 0, FURTHER
     for _ in range(MAX_PASSES):
         before = state.centers
-        state = update(state, points)
+        state = update(state, points, schedule.unit)
         if not state.counts.all():
             state = state._replace(centers=occupy(points, state.centers))
         inertia = energy - state.explained
@@ -222,7 +228,9 @@ def _full_passes(
             break
         further = 0.0 if settled else FURTHER
         step = best.centers.dtype.type(further) * (best.centers - before)
-        state = best._replace(centers=best.centers + step)
+        centers = best.centers + step
+        centers = kernels.to_unit(centers)[0] if schedule.unit else centers
+        state = best._replace(centers=centers)
     return best
 
 

@@ -128,6 +128,7 @@ PARAMETERS: dict[str, tuple[Any, Any, str]] = {
         "Shares of big clusters follow their size or inertia.",
     ),
     "--refine": (0, int, "Passes over INPUT, at most, that improve the clusters."),
+    "--metric": ("euclidean", str, "euclidean, or cosine (spherical k-means)."),
     "--max-features-per-cluster": (
         256,
         integer_or_none,

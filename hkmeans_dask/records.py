@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 if TYPE_CHECKING:
     from hkmeans_dask.kernels import Array, Index
 
@@ -22,6 +24,17 @@ class Coarse(NamedTuple):
 
     spread: float = 0.0
     """Mean squared distance of its training rows to their centers; 0 if not known."""
+
+    unit: bool = False
+    """Whether training rows and centers have unit length."""
+
+    @property
+    def origins(self) -> Array:
+        """From where the rows of each big cluster are seen: its center.
+
+        Directions are seen from the origin.
+        """
+        return np.zeros_like(self.centers) if self.unit else self.centers
 
 
 class Partitions(NamedTuple):

@@ -174,7 +174,7 @@ def predict_labels(features: Features, hierarchy: Hierarchy) -> da.Array:
     labels : dask array of shape (n_features,), int32
     """
     model = delayed(hierarchy, traverse=False)
-    rows = map_blocks("predict", _predict, features.blocks, hierarchy.fine.dtype, model)
+    rows = map_blocks("predict", _predict, features.blocks, model)
     parts = [
         da.from_delayed(row[0], (height,), np.int32)
         for row, height in zip(rows, features.blocks.chunks[0], strict=True)
@@ -183,10 +183,8 @@ def predict_labels(features: Features, hierarchy: Hierarchy) -> da.Array:
     return labels
 
 
-def _predict(
-    block: Any, start: int, dtype: np.dtype[Any], hierarchy: Hierarchy
-) -> Array:
+def _predict(block: Any, start: int, hierarchy: Hierarchy) -> Array:
     bad = kernels.first_bad(block, start)
     if bad is not None:
         raise ValueError(kernels.not_finite(bad, "one"))
-    return hierarchy.label(np.ascontiguousarray(block, dtype)).astype(np.int32)
+    return hierarchy.label(hierarchy.points(block)).astype(np.int32)

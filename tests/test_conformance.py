@@ -134,6 +134,7 @@ def test_clone_get_params_set_params():
         "feature_axis": 1,
         "allocation": "size",
         "refine": 2,
+        "metric": "cosine",
         "max_features_per_cluster": None,
         "work_dir": "work",
     }

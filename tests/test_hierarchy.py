@@ -63,7 +63,7 @@ def test_a_feature_stays_below_its_nearest_coarse_center(dtype):
 @given(labelled())
 def test_labels_obey_the_two_level_rule(case):
     hierarchy, points = case
-    offset, coarse, fine, parents, _ = hierarchy
+    offset, coarse, fine, parents = hierarchy[:4]
     big = label_coarse(points, coarse, offset)
     assert np.array_equal(big, nearest(points, coarse))
     labels = hierarchy.label(points)

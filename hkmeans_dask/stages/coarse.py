@@ -59,7 +59,8 @@ def train_coarse(
     if found is None:
         trained = task("coarse", _train, parts, n_big, schedule, seed, init, workspace)
         (found,) = runner.compute(trained)
-    return Coarse(found["offset"], found["centers"], float(found["spread"]))
+    spread = float(found["spread"])
+    return Coarse(found["offset"], found["centers"], spread, schedule.unit)
 
 
 @one_blas_thread
@@ -76,10 +77,12 @@ def _train(
     points = gather(parts, 0, n_rows, n_rows * width)
     first = points[:OFFSET_ROWS]
     offset = first.mean(axis=0, dtype=np.float64).astype(points.dtype)
+    if schedule.unit:
+        offset[:] = 0  # directions are seen from the origin
     points = points if init is None else init.astype(points.dtype)
     points -= offset
     rng = np.random.default_rng([seed, 0])
-    centers = train(points, n_big, schedule, rng)
+    centers = train(points, min(n_big, len(points)), schedule, rng)
     labels = kernels.assign(points, centers)
     spread = kernels.inertia(points, centers, labels) / len(points)
     return workspace.save(

@@ -62,7 +62,7 @@ def train_fine(
     yardstick = SPREAD_LEFT * coarse.spread
     fine = []
     for big, (group, share, origin, given) in enumerate(
-        zip(partitions.groups, shares, coarse.centers, seeds, strict=True)
+        zip(partitions.groups, shares, coarse.origins, seeds, strict=True)
     ):
         rows = (partitions.parts, int(group), origin)
         start = (int(share), schedule, [seed, 1, big], yardstick, given)
@@ -113,6 +113,7 @@ def _assemble(
 ) -> Arrays:
     parents = np.repeat(np.arange(len(shares)), shares)
     centers = np.concatenate([found["centers"] for found in fine])
-    found = Hierarchy(coarse.offset, coarse.centers, centers, parents)
+    unit = np.array(coarse.unit)
+    found = Hierarchy(coarse.offset, coarse.centers, centers, parents, unit=unit)
     passes = np.array(0)
     return workspace.save(name, total=total, passes=passes, **found._asdict())

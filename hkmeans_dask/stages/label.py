@@ -85,7 +85,7 @@ def label_features(
     limit = None
     if features.in_place is None:
         limit = ranks.key_limit(seed, sum(chunks), n_rows)
-    options = (features.dtype, model, seed, limit)
+    options = (model, seed, limit)
     labelled = [
         row[0] for row in map_blocks("label", _label, features.blocks, *options)
     ]
@@ -149,13 +149,12 @@ def group_blocks(chunks: tuple[int, ...]) -> tuple[Index, list[int]]:
 def _label(
     block: Any,
     start: int,
-    dtype: np.dtype[Any],
     model: Arrays,
     seed: int,
     limit: int | None,
 ) -> Block:
     hierarchy = Hierarchy.of(model)
-    points = np.ascontiguousarray(block, dtype)
+    points = hierarchy.points(block)
     labels = hierarchy.label(points)
     distances = kernels.squared_distances(points, hierarchy.fine, labels)
     total = 0

@@ -113,7 +113,7 @@ def _share(
 
     def distinct(positions: Index, most: Index) -> Index:
         bigs = kept[positions]
-        wanted = zip(bigs.tolist(), coarse.centers[bigs], most.tolist(), strict=True)
+        wanted = zip(bigs.tolist(), coarse.origins[bigs], most.tolist(), strict=True)
         counts = [task("distinct", _count_distinct, together, *one) for one in wanted]
         return np.array(runner.compute(*counts), np.int64)
 
@@ -163,20 +163,20 @@ def _within(part: Rows | StoredRows, centers: Array) -> Array:
 
 
 def _count_distinct(
-    split: list[Rows | StoredRows], big: int, center: Array, most: int
+    split: list[Rows | StoredRows], big: int, origin: Array, most: int
 ) -> int:
     """Count distinct rows of one big cluster up to `most`, on a few parts if so."""
     n_rows = np.cumsum([part.starts[big + 1] - part.starts[big] for part in split])
     enough = int(np.searchsorted(n_rows, 2 * most)) + 1
     all_trained = n_rows[-1] * row_bytes(split[0].like) <= PARTITION_BYTES
     if all_trained and enough < len(split):
-        some = gather_partition(split[:enough], big, center)
+        some = gather_partition(split[:enough], big, origin)
         if kernels.count_distinct(some) >= most:
             return most
-    first = gather_partition(split, big, center, 2 * most)
+    first = gather_partition(split, big, origin, 2 * most)
     distinct = kernels.count_distinct(first)
     if distinct < most and n_rows[-1] > len(first):
-        distinct = kernels.count_distinct(gather_partition(split, big, center))
+        distinct = kernels.count_distinct(gather_partition(split, big, origin))
     return min(distinct, most)
 
 

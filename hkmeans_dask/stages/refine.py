@@ -151,7 +151,7 @@ def refine(
 
 def _merged(features: Features, model: Any) -> Delayed:
     """Sum up all blocks, in a tree."""
-    rows = map_blocks("refine", _sum, features.blocks, features.dtype, model)
+    rows = map_blocks("refine", _sum, features.blocks, model)
     partials = [row[0] for row in rows]
     while True:
         partials = [
@@ -170,7 +170,8 @@ def _begin(
     workspace: InMemory | OnDisk,
 ) -> Arrays:
     fine = np.ascontiguousarray(init, coarse.centers.dtype)
-    found = Hierarchy.arrange(coarse.offset, coarse.centers, fine, exact=True)
+    levels, unit = (coarse.offset, coarse.centers, fine), np.array(coarse.unit)
+    found = Hierarchy.arrange(*levels, exact=True, unit=unit)
     total = np.array(sum(part.total for part in parts) % 2**64, np.uint64)
     return workspace.save("nested", total=total, **found._asdict())
 
@@ -179,20 +180,22 @@ def _begin(
 def _widen(model: Arrays, exact: bool) -> Arrays:
     """Let features look beyond their big cluster."""
     nested = Hierarchy.of(model)
-    found = Hierarchy.arrange(*nested[:3], exact=exact)
+    found = Hierarchy.arrange(*nested[:3], exact=exact, unit=nested.unit)
     return {"total": model["total"], **found._asdict()}
 
 
-def _sum(block: Any, start: int, dtype: np.dtype[Any], model: Arrays) -> Partial:
+def _sum(block: Any, start: int, model: Arrays) -> Partial:
     """Label a block, and say what its features say about the centers."""
     hierarchy = Hierarchy.of(model)
-    points = np.ascontiguousarray(block, dtype)
+    points = hierarchy.points(block)
     labels = hierarchy.label(points)
     squared = kernels.squared_distances(points, hierarchy.fine, labels)
     clusters, local = np.unique(labels, return_inverse=True)
     sums = kernels.sum_by_label(points, local, len(clusters))
     inertia = float(squared.sum(dtype=np.float64))
     counts = np.bincount(local)
+    if hierarchy.unit:
+        squared[~points.any(axis=1)] = 0  # no center may move there
     return Partial(clusters, counts, sums, inertia, _far(squared, labels, points))
 
 
@@ -225,10 +228,12 @@ def _move(
 ) -> Arrays:
     """Move centers to the means of their features, and those without to far ones."""
     hierarchy = Hierarchy.of(model)
-    fine = hierarchy.fine.copy()
-    fine[found.clusters] = found.sums / found.counts[:, None]
+    fine, unit = hierarchy.fine.copy(), hierarchy.unit
+    means, weights = kernels.centers_of(found.sums, found.counts, bool(unit))
+    filled = weights > 0
+    fine[found.clusters[filled]] = means[filled]
     steps = (fine - hierarchy.fine)[found.clusters].astype(np.float64)
-    gain = found.counts @ np.einsum("ij,ij->i", steps, steps)
+    gain = weights @ np.einsum("ij,ij->i", steps, steps)
     empty = np.setdiff1d(np.arange(len(fine)), found.clusters)
     seeds = found.far.rows[found.far.squared > 0][: len(empty)]
     fine[empty[: len(seeds)]] = seeds
@@ -237,7 +242,8 @@ def _move(
         "%s: inertia %.6g before, %.3g less by moving, %d clusters without features",
         *(name, found.inertia, gain, len(empty)),
     )
-    moved = Hierarchy.arrange(hierarchy.offset, hierarchy.coarse, fine, exact=exact)
+    levels = (hierarchy.offset, hierarchy.coarse, fine)
+    moved = Hierarchy.arrange(*levels, exact=exact, unit=unit)
     outcome = {"total": model["total"], "settled": np.array(settled)}
     return workspace.save(name, **outcome, **moved._asdict())
 

@@ -45,6 +45,8 @@ def keep_training_rows(
     seed: int,
     workspace: InMemory | OnDisk,
     runner: Runner,
+    *,
+    unit: bool = False,
 ) -> Parts:
     """Read X once and keep at most `n_rows` features for training.
 
@@ -55,6 +57,8 @@ def keep_training_rows(
     seed : int
     workspace : InMemory or OnDisk
     runner : Runner
+    unit : bool, default=False
+        Whether rows are scaled to unit length, and those of zeros left out.
 
     Returns
     -------
@@ -65,7 +69,7 @@ def keep_training_rows(
     Raises
     ------
     ValueError
-        If X has NaN or infinite values.
+        If X has NaN or infinite values, or no feature that can be trained on.
     """
     n_features, n_samples = features.blocks.shape
     n_rows = min(n_rows, n_features)
@@ -74,7 +78,7 @@ def keep_training_rows(
     found = [workspace.find_rows(f"training-{part}") for part in range(len(bounds))]
     if all(found):
         return list(found)
-    options = (features.dtype, seed, limit, features.in_place is None)
+    options = (features.dtype, seed, limit, features.in_place is None, unit)
     kept = [row[0] for row in map_blocks("sample", _keep, features.blocks, *options)]
     edges = np.cumsum((0, *features.blocks.chunks[0]))
     in_place = delayed(features.in_place, pure=False, traverse=False)
@@ -82,12 +86,12 @@ def keep_training_rows(
     for part, (bound, old) in enumerate(zip(bounds, found, strict=True)):
         blocks = _overlapping(kept, edges, *bound)
         where = (workspace, f"training-{part}")
-        join = task("join", _join, blocks, in_place, bound, seed, limit, *where)
+        join = task("join", _join, blocks, in_place, bound, seed, limit, unit, *where)
         parts.append(join if old is None else old)
     parts = runner.hold(parts, handles=workspace.on_disk)
-    (bad,) = runner.compute(task("check", _first_bad, parts))
-    if bad is not None:
-        raise ValueError(kernels.not_finite(bad))
+    (wrong,) = runner.compute(task("check", _what_is_wrong, parts))
+    if wrong is not None:
+        raise ValueError(wrong)
     return parts
 
 
@@ -101,14 +105,21 @@ def _overlapping(
 
 
 def _keep(
-    block: Any, start: int, dtype: np.dtype[Any], seed: int, limit: int, copy: bool
+    block: Any,
+    start: int,
+    dtype: np.dtype[Any],
+    seed: int,
+    limit: int,
+    copy: bool,
+    unit: bool,
 ) -> Kept:
     """Cast and check a block; return its kept rows, if they need a copy at all."""
     bad = kernels.first_bad(block, start)
     if bad or not copy:
         return Kept(None, np.empty(0, np.int64), bad)
     features, _ = ranks.kept(seed, limit, start, start + len(block))
-    return Kept(np.ascontiguousarray(block[features - start], dtype), features, None)
+    rows = np.ascontiguousarray(block[features - start], dtype)
+    return Kept(kernels.to_unit(rows)[0] if unit else rows, features, None)
 
 
 def _join(
@@ -117,6 +128,7 @@ def _join(
     bound: tuple[int, int],
     seed: int,
     limit: int,
+    unit: bool,
     workspace: InMemory | OnDisk,
     name: str,
 ) -> Rows | StoredRows | Bad:
@@ -132,6 +144,9 @@ def _join(
     else:
         array = np.concatenate([_within(block, *bound) for block in kept])
         total = ranks.checksum(array, keys)
+        if unit:  # features without a direction are not trained on
+            order = order[np.asarray(array.any(axis=1))[order]]
+            starts = np.array([0, len(order)])
         rows = Rows(array, order, keys[order], starts, total)
     return workspace.save_rows(name, rows)
 
@@ -143,5 +158,13 @@ def _within(block: Kept, start: int, stop: int) -> Array:
     return block.rows[first:last]
 
 
-def _first_bad(parts: list[Any]) -> Bad | None:
-    return next((part for part in parts if isinstance(part, kernels.Bad)), None)
+def _what_is_wrong(parts: list[Any]) -> str | None:
+    bad = next((part for part in parts if isinstance(part, kernels.Bad)), None)
+    if bad is not None:
+        return kernels.not_finite(bad)
+    if not any(part.starts[-1] for part in parts):
+        return (
+            "All features of X that were kept for training are zeros, and have no "
+            "direction. Take metric='euclidean'."
+        )
+    return None
