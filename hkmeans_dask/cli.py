@@ -138,14 +138,14 @@ def fit(
     **parameters: Any,
 ) -> None:
     """Cluster features and save the model."""
-    from hkmeans_dask import inputs, store
+    from hkmeans_dask import checks, store
     from hkmeans_dask.estimator import HierarchicalKMeans
 
     cluster.check([source, model_path])
     _check_output(model_path, overwrite, [source])
     X = store.open_array(source, component)
     model = HierarchicalKMeans(init=_init(init), **parameters)
-    inputs.check_parameters(model.get_params(deep=False))
+    checks.check_parameters(model.get_params(deep=False))
     with cluster.running():
         model.fit(X)
     model.to_zarr(model_path, overwrite=overwrite)
@@ -171,14 +171,14 @@ def plan(
 
 def _init(init: str) -> Any:
     """Take the name of a method, or else read centers."""
-    from hkmeans_dask import inputs, source, store
+    from hkmeans_dask import checks, source, store
 
-    if init in inputs.INITS:
+    if init in checks.INITS:
         return init
     try:
         return source.read(store.open_array(init))
     except FileNotFoundError as error:
-        methods = " or ".join(map(repr, inputs.INITS))
+        methods = " or ".join(map(repr, checks.INITS))
         raise ValueError(
             f"init should be {methods} or the path of a Zarr array of centers. "
             f"{init!r} was given."

@@ -24,7 +24,7 @@ from dask.delayed import delayed
 from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_sample_images
 
-from hkmeans_dask import inputs, store
+from hkmeans_dask import checks, store
 from hkmeans_dask.estimator import HierarchicalKMeans
 from hkmeans_dask.execution import Runner, peak_memory, phase, task
 
@@ -114,7 +114,7 @@ def run(folder: Path, n_clusters: int, *, overwrite: bool) -> Iterator[tuple[str
     ValueError
         If `n_clusters` is not a positive integer.
     """
-    inputs.check_parameters(HierarchicalKMeans(n_clusters).get_params(deep=False))
+    checks.check_parameters(HierarchicalKMeans(n_clusters).get_params(deep=False))
     for name in (*OUTPUTS, PICTURE, REPORT):
         store.check_free(folder / name, overwrite=overwrite)
     job = _Job(folder)

@@ -20,7 +20,7 @@ from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from hkmeans_dask import inputs, reduction
+from hkmeans_dask import checks, inputs, reduction
 from hkmeans_dask.diagnostics import Diagnostics
 from hkmeans_dask.execution import Runner, peak_memory, shown
 from hkmeans_dask.fitting import Job, run_stages, workspaces
@@ -305,7 +305,7 @@ class HierarchicalKMeans(
             coarse.
         """
         check_is_fitted(self)
-        inputs.check_level(level)
+        checks.check_level(level)
         container = _get_output_config("transform", self)["dense"]
         if level == "coarse" and self.feature_axis == 1 and container != "default":
             raise TypeError(
@@ -386,7 +386,7 @@ class HierarchicalKMeans(
             if it is so chunked along samples that a fit would copy it.
         """
         check_is_fitted(self)
-        inputs.check_level(level)
+        checks.check_level(level)
         features = inputs.read_whole_features(X, 0)
         expected = self.cluster_centers_.shape[1]
         if features.blocks.shape[1] != expected:
@@ -417,13 +417,13 @@ class HierarchicalKMeans(
 
     def _job(self, X: Any) -> Job:
         """Check parameters and X; collect what the stages need."""
-        inputs.check_parameters(self.get_params(deep=False))
+        checks.check_parameters(self.get_params(deep=False))
         features = self._take(X, reset=True)
-        n_clusters = inputs.at_most_features(self.n_clusters, self.n_features_in_)
-        init = inputs.check_init(self.init, self.n_clusters, features.blocks.shape[1])
+        n_clusters = checks.at_most_features(self.n_clusters, self.n_features_in_)
+        init = checks.check_init(self.init, self.n_clusters, features.blocks.shape[1])
         if self.metric == "cosine":
             features = replace(features, in_place=None)
-            init = inputs.check_directions(init)
+            init = checks.check_directions(init)
         most = self.max_features_per_cluster
         n_rows = min(self.n_features_in_, (most or self.n_features_in_) * n_clusters)
         runner = Runner.find(features.blocks, in_memory=features.in_memory)
@@ -435,7 +435,7 @@ class HierarchicalKMeans(
         features = inputs.read_features(X, self.feature_axis, join=join)
         n_features = features.blocks.shape[0]
         if reset:
-            inputs.check_size(features.blocks.shape, self.feature_axis)
+            checks.check_size(features.blocks.shape, self.feature_axis)
         if self.feature_axis == 1:
             validate_data(self, X, reset=reset, skip_check_array=True)
         elif reset:

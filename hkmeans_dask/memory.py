@@ -26,9 +26,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hkmeans_dask.kernels import MOST_AMONG, SUM_DIMS, SUM_TILE, TILE_BYTES, tile_height
+from hkmeans_dask.kernels import SUM_DIMS, SUM_TILE, TILE_BYTES, tile_height
 from hkmeans_dask.ranks import KEYS_AT_ONCE, part_bounds
 from hkmeans_dask.rows import PARTITION_BYTES, PIECE_BYTES, coarse_rows
+from hkmeans_dask.seeding import MOST_AMONG
 
 IDLE = 300 * 10**6
 """Bytes of an idle worker that has imported what its tasks need (measured)."""

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from hkmeans_dask import kernels
+from hkmeans_dask import kernels, seeding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,9 +139,9 @@ def _seed(
     """Seed on a prefix of two batches, or of two points per cluster if more."""
     prefix = points[: 2 * max(schedule.batch_size, n_clusters)]
     seed = (
-        kernels.seed_random
+        seeding.seed_random
         if schedule.init == "random"
-        else kernels.seed_kmeans_plusplus
+        else seeding.seed_kmeans_plusplus
     )
     return seed(prefix, n_clusters, schedule.n_init, rng)
 

@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse
 import zarr
 
-from hkmeans_dask import HierarchicalKMeans, inputs
+from hkmeans_dask import HierarchicalKMeans, checks, inputs
 from hkmeans_dask.inputs import (
     BLOCK_BYTES,
     JOINED_BYTES,
@@ -322,7 +322,7 @@ def test_dask_arrays_of_every_kind_are_taken(dtype, chunks, feature_axis):
     ],
 )
 def test_arithmetic_loses_nothing_of_the_input(dtype, arithmetic):
-    found = inputs.arithmetic_dtype(np.dtype(dtype))
+    found = checks.arithmetic_dtype(np.dtype(dtype))
     assert found == np.dtype(arithmetic)
     assert found.isnative
     assert read_features(np.zeros((3, 2), dtype), 0).dtype == found

@@ -10,7 +10,7 @@ from dask_ml.metrics import pairwise_distances_argmin_min
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hkmeans_dask import kernels
+from hkmeans_dask import kernels, seeding
 from tests.strategies import (
     FLOATS,
     blobs,
@@ -357,7 +357,7 @@ def test_seeds_are_rows_of_the_points(data, init, n_init):
     points = data.draw(whole_points())
     n_clusters = data.draw(st.integers(1, len(points)))
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
-    seed = kernels.seed_random if init == "random" else kernels.seed_kmeans_plusplus
+    seed = seeding.seed_random if init == "random" else seeding.seed_kmeans_plusplus
     centers = seed(points, n_clusters, n_init, rng)
     assert centers.shape == (n_clusters, points.shape[1])
     assert centers.dtype == points.dtype
@@ -373,7 +373,7 @@ def test_random_seeds_are_different_rows():
     points = np.arange(12.0)[:, None]
     for entropy in range(20):
         rng = np.random.default_rng(entropy)
-        centers = kernels.seed_random(points, 12, 1, rng)
+        centers = seeding.seed_random(points, 12, 1, rng)
         assert sorted(centers[:, 0]) == list(range(12))
 
 
@@ -381,7 +381,7 @@ def test_random_seeds_are_different_rows():
 def test_plusplus_seeds_one_center_in_each_far_blob(dtype):
     points, truth = blobs(30, 3000, 3)
     points = points.astype(dtype)
-    centers = kernels.seed_kmeans_plusplus(points, 30, 1, np.random.default_rng(0))
+    centers = seeding.seed_kmeans_plusplus(points, 30, 1, np.random.default_rng(0))
     assert sorted(truth[nearest(centers, points)]) == list(range(30))
 
 
@@ -389,9 +389,9 @@ def test_plusplus_seeds_one_center_in_each_far_blob(dtype):
 def test_plusplus_seeds_are_the_same_with_and_without_all_distances(monkeypatch, dtype):
     points = np.random.default_rng(0).integers(0, 50, (90, 3)).astype(dtype)
     args = (points, 12, 8)  # 96 draws among 90 points: all distances are held
-    held = kernels.seed_kmeans_plusplus(*args, np.random.default_rng(1))
-    monkeypatch.setattr(kernels, "MOST_AMONG", 89)
-    not_held = kernels.seed_kmeans_plusplus(*args, np.random.default_rng(1))
+    held = seeding.seed_kmeans_plusplus(*args, np.random.default_rng(1))
+    monkeypatch.setattr(seeding, "MOST_AMONG", 89)
+    not_held = seeding.seed_kmeans_plusplus(*args, np.random.default_rng(1))
     assert np.array_equal(held, not_held)
 
 
@@ -400,7 +400,7 @@ def test_plusplus_draws_in_proportion_to_squared_distance():
     rng, n_draws = np.random.default_rng(0), 2000
     drawn = {(0, 1): 0, (0, 3): 0, (1, 3): 0}
     for _ in range(n_draws):
-        pair = kernels.seed_kmeans_plusplus(points, 2, 1, rng)
+        pair = seeding.seed_kmeans_plusplus(points, 2, 1, rng)
         drawn[tuple(sorted(pair[:, 0]))] += 1
     # The first center is uniform: {0, 1} = (1/10 + 1/5) / 3, and so on.
     expected = {(0, 1): 0.1, (0, 3): (9 / 10 + 9 / 13) / 3}
@@ -409,7 +409,7 @@ def test_plusplus_draws_in_proportion_to_squared_distance():
         assert drawn[pair] / n_draws == pytest.approx(share, abs=0.04)
 
 
-@pytest.mark.parametrize("seed", [kernels.seed_kmeans_plusplus, kernels.seed_random])
+@pytest.mark.parametrize("seed", [seeding.seed_kmeans_plusplus, seeding.seed_random])
 def test_the_best_initialisation_is_kept(seed):
     points = np.random.default_rng(0).random((400, 2))
 
@@ -422,7 +422,7 @@ def test_the_best_initialisation_is_kept(seed):
     assert max(ten) < max(one)
 
 
-@pytest.mark.parametrize("seed", [kernels.seed_kmeans_plusplus, kernels.seed_random])
+@pytest.mark.parametrize("seed", [seeding.seed_kmeans_plusplus, seeding.seed_random])
 def test_seeds_depend_on_the_generator_alone(seed):
     points = np.random.default_rng(0).normal(size=(300, 2))
     first, again, other = (
