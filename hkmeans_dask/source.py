@@ -147,7 +147,7 @@ def _known_chunk(array: Any) -> str | None:
             f"{'shards' if array.shards else 'chunks'} of {array.store_path} are "
             f"missing and are read as its fill value {array.fill_value}. If that is "
             "not meant (chunks of zeros are often not written), write them again.",
-            stacklevel=8,  # the caller of `fit`
+            stacklevel=9,  # the caller of `fit`
         )
     return min(present, default=None)
 

@@ -64,7 +64,8 @@ def test_a_stopped_fit_removes_its_temporary_folder(
     phase, how, where, start, source, tmp_path
 ):
     command = ("fit", source, tmp_path / "model", "-k", 400, "--verbose", 2)
-    on_disk = {"work_dir.LABEL_BYTES": 4, "work_dir.ONE_PART_BYTES": 0}
+    on_disk = {"work_dir.LABEL_BYTES": 4, "memory.CLUSTER_ROWS": 0}
+    on_disk["inputs.BLOCK_BYTES"] = 2_000 * 32 * 4  # small blocks: phases last longer
     running = start(
         *command, *WHERE[where], sizes=SIZES | on_disk, temporary=tmp_path / "temporary"
     )
