@@ -19,17 +19,26 @@ class Diagnostics:
     if TYPE_CHECKING:
         sizes_: Index
         parents_: Index
+        coarse_centers_: Array
         cluster_inertia_: Array
 
     @property
     def coarse_sizes_(self) -> Index:
-        """Features in each big cluster, (n_big_clusters,), int64."""
-        return np.bincount(self.parents_, self.sizes_).astype(np.int64)
+        """Features in each big cluster, (n_big_clusters,), int64.
+
+        Passes that refine may leave a big cluster without small ones, and so with 0.
+        """
+        return self._by_big(self.sizes_).astype(np.int64)
 
     @property
     def coarse_inertia_(self) -> Array:
         """The part of `inertia_` that each big cluster has, (n_big_clusters,)."""
-        return np.bincount(self.parents_, self.cluster_inertia_)
+        return self._by_big(self.cluster_inertia_)
+
+    def _by_big(self, values: Array | None = None) -> Array:
+        """Add up a value of each small cluster, or count them, by big cluster."""
+        n_big = len(self.coarse_centers_)
+        return np.bincount(self.parents_, values, minlength=n_big)
 
     @property
     def imbalance_(self) -> float:

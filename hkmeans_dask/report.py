@@ -28,13 +28,15 @@ EXTREMES = 5
 """Largest, and smallest, clusters that are named."""
 
 PHASES = {
+    "copy": ("copies X into files of whole features", 1),
     "sample": ("keeps training rows and looks for NaN and infinities", 1),
     "coarse": ("finds the big clusters", 0),
     "partition": ("regroups the training rows by big cluster", 0),
     "fine": ("finds the small clusters in each big one", 0),
+    "refine": ("lets features look beyond their big cluster", 0),
     "label": ("labels every feature", 1),
 }
-"""What each phase of `fit` does, and its reads of X."""
+"""What each phase of `fit` does, and its passes; what is left refines."""
 
 
 class Phase(NamedTuple):
@@ -131,7 +133,7 @@ def render(model: Any, shape: tuple[int, ...] | None = None) -> str:
         given=model._origin["input"],
         seed=model._origin["seed"],
         read_bytes=_read_bytes(model),
-        phases=_phases(model._seconds),
+        phases=_phases(model._seconds, model.n_passes_),
         peak_memory=model._origin.get("peak_memory"),
         feature_names=list(getattr(model, "feature_names_in_", ())),
         histogram=charts.histogram(sizes) if spread else None,
@@ -240,12 +242,14 @@ def _read_bytes(model: Any) -> int:
     return int(math.prod(given["shape"]) * np.dtype(given["dtype"]).itemsize)
 
 
-def _phases(seconds: dict[str, float]) -> list[Phase]:
+def _phases(seconds: dict[str, float], n_passes: int) -> list[Phase]:
     longest = max(seconds.values(), default=0) or 1
+    known = {name: PHASES.get(name, ("", 0)) for name in seconds}
+    left = n_passes - sum(passes for _, passes in known.values())
     return [
-        Phase(name, text, took, took / longest, reads)
-        for name, took in seconds.items()
-        for text, reads in [PHASES.get(name, ("", 0))]
+        Phase(name, text, seconds[name], seconds[name] / longest, passes)
+        for name, (text, known_passes) in known.items()
+        for passes in [left if name == "refine" else known_passes]
     ]
 
 
@@ -271,7 +275,7 @@ def _extremes(model: Any) -> dict[str, list[Cluster]]:
 
 def _big_clusters(model: Any) -> list[BigCluster]:
     """Describe big clusters, largest first, no more than the chart has."""
-    sizes, children = model.coarse_sizes_, np.bincount(model.parents_)
+    sizes, children = model.coarse_sizes_, model._by_big()
     share = sizes / sizes.sum()
     inertia_share: Sequence[float | None] = [None] * len(sizes)
     if _has_inertia(model):

@@ -170,6 +170,14 @@ def test_diagnostics_by_hand():
     assert model.imbalance_ == pytest.approx(3 * (16 + 9 + 4) / 81)
 
 
+def test_a_big_cluster_that_refining_left_without_small_ones_has_no_features():
+    model = three_blobs()
+    model.coarse_centers_ = np.zeros((3, 12))
+    assert_array_equal(model.coarse_sizes_, [4, 5, 0])
+    assert_array_equal(model.coarse_inertia_, [6, 2, 0])
+    assert ["2", "0", "0"] in [row[:3] for row in read(model).rows(2)]
+
+
 @pytest.mark.parametrize("lazy", [False, True])
 def test_inertia_of_clusters_by_definition(lazy):
     X = values().astype("f4")
@@ -191,12 +199,19 @@ def test_what_the_tables_say():
         ["1", "2", "5", "55.6%", "25.0%"],
         ["0", "1", "4", "44.4%", "75.0%"],
     ]
-    assert [row[0] for row in phases[1:]] == list(report.PHASES)
+    stages = ["sample", "coarse", "partition", "fine", "label"]
+    assert [row[0] for row in phases[1:]] == stages
     assert [row[3] for row in phases[1:]] == ["1", "0", "0", "0", "1"]
     assert phases[1][4] == "864 bytes"  # 9 x 12 values of 8 bytes
     assert parameters[0] == ["n_clusters", "3"]
     assert parameters[1] == ["init", "k-means++ (default)"]
     assert given[0] == ["shape of X", "9 x 12"]
+
+
+def test_passes_that_refined_are_told():
+    model = HierarchicalKMeans(9, refine=2).fit(values(300))
+    phases = {row[0]: row[3] for row in read(model).rows(3)[1:]}
+    assert phases["refine"] == str(model.n_passes_ - 2) != "0"
 
 
 def test_bars_by_hand():
