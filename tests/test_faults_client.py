@@ -57,7 +57,8 @@ def test_two_clients_at_the_same_fit_end_well(lead, start, source, whole, tmp_pa
     assert [command.wait() for command in running] == [0, 0]
     assert bits(one / "model") == bits(other / "model") == whole.bits
     said = [line for command in running for line in command.complaints()]
-    assert sum("at the same fit" in line for line in said) == 1
+    warned = sum("at the same fit" in line for line in said)
+    assert warned in (1, 2), "the later one is warned; both, if they look together"
     assert left(one / "work") == LEFT
 
 
