@@ -80,7 +80,23 @@ def check_parameters(parameters: dict[str, Any]) -> None:
         _check_option("init", parameters["init"], INITS, " or an array")
     _check_option("allocation", parameters["allocation"], ALLOCATIONS)
     _check_option("metric", parameters["metric"], METRICS)
-    _check_option("feature_axis", parameters["feature_axis"], (0, 1))
+    if not isinstance(parameters["feature_axis"], str):
+        otherwise = " or the name of a dimension"
+        _check_option("feature_axis", parameters["feature_axis"], (0, 1), otherwise)
+
+
+def check_container(container: str, level: str, *, lazy: bool) -> None:
+    """Refuse what the container that `set_output` asks for cannot hold."""
+    if level == "coarse":
+        raise TypeError(
+            f"transform output {container!r} has the names of small clusters. Call "
+            "set_output(transform='default') for level='coarse'."
+        )
+    if lazy:
+        raise TypeError(
+            f"transform output {container!r} holds all values, but X is lazy. "
+            "Call set_output(transform='default') to get a dask array."
+        )
 
 
 def check_level(level: Any) -> None:

@@ -144,6 +144,7 @@ def fit(
     cluster.check([source, model_path])
     _check_output(model_path, overwrite, [source])
     X = store.open_array(source, component)
+    parameters["feature_axis"] = store.find_axis(X, parameters["feature_axis"])
     model = HierarchicalKMeans(init=_init(init), **parameters)
     checks.check_parameters(model.get_params(deep=False))
     with cluster.running():
@@ -164,6 +165,7 @@ def plan(
 
     cluster.check([source])
     X = store.open_array(source, component)
+    parameters["feature_axis"] = store.find_axis(X, parameters["feature_axis"])
     model = HierarchicalKMeans(init=_init(init), **parameters)
     with cluster.running():
         _print_table(model.plan(X).rows())
@@ -222,7 +224,7 @@ def transform(level: str, **options: Any) -> None:
 @job(source="REDUCED", model_path="MODEL", output="OUTPUT")
 def inverse_transform(**options: Any) -> None:
     """Give each feature the values of its cluster."""
-    _write(lambda model, X: model.inverse_transform(X), **options)
+    _write(lambda model, X: model.inverse_transform(X), **options, clusters=True)
 
 
 @commands.command()
@@ -237,7 +239,7 @@ def _predicted(model: HierarchicalKMeans, X: Any, level: str) -> da.Array:
     """Label the features of X, which are in its columns if those of the fit were."""
     from hkmeans_dask.inputs import read_whole_features
 
-    features = read_whole_features(X, model.feature_axis)
+    features = read_whole_features(X, model._axis)
     by_rows = model.set_params(feature_axis=0)
     labels: da.Array = by_rows.predict(features.blocks, level=level)
     return labels
@@ -251,6 +253,7 @@ def _write(
     component: str | None,
     overwrite: bool,
     cluster: Cluster,
+    clusters: bool = False,
 ) -> None:
     """Write what a method of the model makes of an array, block by block."""
     from hkmeans_dask import store
@@ -261,7 +264,11 @@ def _write(
     cluster.check([source, model_path, output])
     _check_output(output, overwrite, [source, model_path])
     X = store.open_array(source, component)
-    result = lazily(HierarchicalKMeans.from_zarr(model_path), X)
+    model = HierarchicalKMeans.from_zarr(model_path)
+    if isinstance(model.feature_axis, str):
+        name = "cluster" if clusters else model.feature_axis
+        model.set_params(feature_axis=store.find_axis(X, name))
+    result = lazily(model, X)
     # The workers end before the output is removed after an error: a task that still
     # wrote would bring a part of it back.
     with store.writing(output, overwrite=overwrite) as place, cluster.running():

@@ -20,7 +20,7 @@ from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from hkmeans_dask import checks, inputs, reduction
+from hkmeans_dask import checks, inputs, labelled, reduction
 from hkmeans_dask.diagnostics import Diagnostics
 from hkmeans_dask.execution import Runner, peak_memory, shown
 from hkmeans_dask.fitting import Job, run_stages, workspaces
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 def _features_in_rows(estimator: HierarchicalKMeans) -> bool:
     # With axis 1, `predict` would mean another thing to scikit-learn.
-    return estimator.feature_axis == 0
+    return estimator.feature_axis == 0 or isinstance(estimator.feature_axis, str)
 
 
 def _features_in_columns(estimator: HierarchicalKMeans) -> bool:
@@ -52,6 +52,7 @@ class HierarchicalKMeans(
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     ClusterMixin,
+    labelled.Labelled,
     Diagnostics,
     ZarrPersistence,
     BaseEstimator,
@@ -90,10 +91,11 @@ class HierarchicalKMeans(
     scaling : bool, default=False
         Multiply each cluster by ``sqrt(size)`` in `transform` and divide in
         `inverse_transform`: both keep the norm.
-    feature_axis : {0, 1}, default=0
+    feature_axis : {0, 1} or str, default=0
         0: X is ``[n_features, n_samples]``, each *row* is a feature to cluster.
         1: X is ``[n_samples, n_features]``, as in scikit-learn. Only X, the reduced X
         and its inverse are transposed by this; attributes and `init` are not.
+        A name: the dimension of the features, X is an `xarray.DataArray`.
     allocation : {'size', 'inertia'}, default='size'
         A big cluster's share of `n_clusters` is proportional to its training rows, or
         to the power 0.75 of their sum of squared distances to its center: fewer where
@@ -189,7 +191,7 @@ class HierarchicalKMeans(
         random_state: int | np.random.RandomState | None = 0,
         scaling: bool = False,
         *,
-        feature_axis: int = 0,
+        feature_axis: int | str = 0,
         allocation: str = "size",
         refine: int = 0,
         metric: str = "euclidean",
@@ -216,8 +218,9 @@ class HierarchicalKMeans(
 
         Parameters
         ----------
-        X : array-like, DataFrame, dask array or zarr.Array of shape \
-                (n_features, n_samples), transposed if `feature_axis` is 1
+        X : array-like, DataFrame, dask array, zarr.Array or xarray.DataArray of \
+                shape (n_features, n_samples), transposed if `feature_axis` is 1
+            A DataArray has its dimensions in any order if `feature_axis` is a name.
             Integers and float16 are cast block by block; NaN and infinities refused.
         y : Ignored
 
@@ -230,9 +233,11 @@ class HierarchicalKMeans(
         ValueError, TypeError
             If a parameter or X breaks its rule; before X is read where possible.
         """
-        job = self._job(X)
-        described = inputs.describe(X, job.features, self.feature_axis)
         parameters = self.get_params(deep=False)
+        checks.check_parameters(parameters)
+        X, features = labelled.unlabel(X, self.feature_axis)
+        job = self._job(X)
+        described = inputs.describe(X, job.features, self._axis)
         seconds: dict[str, float] = {}
         with (
             shown(self.verbose),
@@ -241,7 +246,7 @@ class HierarchicalKMeans(
             hierarchy, labels, passes = run_stages(job, places, seconds)
             self._set_fitted(job.features, hierarchy, labels, places.owner)
         self.n_passes_ = passes + (2 if job.features.whole else 3)
-        self._seconds = seconds
+        self._features, self._seconds = features, seconds
         self._origin = {"seed": places.seed, "input": described}
         self._origin["peak_memory"] = peak_memory()
         if self.n_clusters_ < job.n_clusters:
@@ -272,8 +277,9 @@ class HierarchicalKMeans(
         ValueError, TypeError
             If a parameter or X breaks its rule.
         """
-        unfitted = clone(self)
-        job = unfitted._job(X)
+        checks.check_parameters(self.get_params(deep=False))
+        X, _ = labelled.unlabel(X, self.feature_axis)
+        job = clone(self)._job(X)
         return plan_fit(job, inputs.stored_bytes(X, job.features), self.work_dir)
 
     def transform(self, X: Any, *, level: str = "fine") -> Any:
@@ -306,17 +312,11 @@ class HierarchicalKMeans(
         """
         check_is_fitted(self)
         checks.check_level(level)
+        X, relabel = self._plain_features(X, level)
         container = _get_output_config("transform", self)["dense"]
-        if level == "coarse" and self.feature_axis == 1 and container != "default":
-            raise TypeError(
-                f"transform output {container!r} has the names of small clusters. Call "
-                "set_output(transform='default') for level='coarse'."
-            )
-        if inputs.is_lazy(X) and self.feature_axis == 1 and container != "default":
-            raise TypeError(
-                f"transform output {container!r} holds all values, but X is lazy. "
-                "Call set_output(transform='default') to get a dask array."
-            )
+        wrapped = self.feature_axis == 1 and container != "default"
+        if wrapped:
+            checks.check_container(container, level, lazy=inputs.is_lazy(X))
         features = self._take(X, reset=False, join=False)
         labels, sizes = self._lazy_labels(features.blocks.chunks[0]), self.sizes_
         if level == "coarse":
@@ -327,7 +327,8 @@ class HierarchicalKMeans(
         means = reduction.cluster_means(
             features, labels, factors / np.maximum(sizes, 1)
         )
-        return self._give(means, features.in_memory)
+        given = self._give(means, features.in_memory)
+        return given if wrapped else relabel(given)
 
     def inverse_transform(self, X_red: Any) -> Any:
         """Give each feature the value of its cluster; lazy for lazy input.
@@ -349,7 +350,8 @@ class HierarchicalKMeans(
             If `X_red` has another number of clusters.
         """
         check_is_fitted(self)
-        reduced = inputs.read_features(X_red, self.feature_axis, join=False)
+        X_red, relabel = self._plain_clusters(X_red)
+        reduced = inputs.read_features(X_red, self._axis, join=False)
         if reduced.blocks.shape[0] != self.n_clusters_:
             raise ValueError(
                 f"X_red has {reduced.blocks.shape[0]} clusters, but HierarchicalKMeans "
@@ -359,7 +361,7 @@ class HierarchicalKMeans(
         values = reduced.blocks.astype(reduced.dtype)
         chunks = inputs.feature_chunks(self.n_features_in_, values)
         spread = reduction.spread(values, self._lazy_labels(chunks), 1 / size)
-        return self._give(spread, reduced.in_memory)
+        return relabel(self._give(spread, reduced.in_memory))
 
     @available_if(_features_in_rows)
     def predict(self, X: Any, *, level: str = "fine") -> Any:
@@ -387,6 +389,7 @@ class HierarchicalKMeans(
         """
         check_is_fitted(self)
         checks.check_level(level)
+        X, relabel = self._plain_new_features(X)
         features = inputs.read_whole_features(X, 0)
         expected = self.cluster_centers_.shape[1]
         if features.blocks.shape[1] != expected:
@@ -398,7 +401,7 @@ class HierarchicalKMeans(
             reduction.refuse_not_finite(features)
         labels = reduction.predict_labels(features, self._hierarchy())
         labels = self._big(labels) if level == "coarse" else labels
-        return self._give(labels, features.in_memory)
+        return relabel(self._give(labels, features.in_memory))
 
     @available_if(_features_in_columns)
     def get_feature_names_out(self, input_features: Any = None) -> Array:
@@ -416,8 +419,7 @@ class HierarchicalKMeans(
         return names
 
     def _job(self, X: Any) -> Job:
-        """Check parameters and X; collect what the stages need."""
-        checks.check_parameters(self.get_params(deep=False))
+        """Check X; collect what the stages need."""
         features = self._take(X, reset=True)
         n_clusters = checks.at_most_features(self.n_clusters, self.n_features_in_)
         init = checks.check_init(self.init, self.n_clusters, features.blocks.shape[1])
@@ -432,10 +434,10 @@ class HierarchicalKMeans(
 
     def _take(self, X: Any, *, reset: bool, join: bool = True) -> Features:
         """Check X, its features and their names; return it with features in rows."""
-        features = inputs.read_features(X, self.feature_axis, join=join)
+        features = inputs.read_features(X, self._axis, join=join)
         n_features = features.blocks.shape[0]
         if reset:
-            checks.check_size(features.blocks.shape, self.feature_axis)
+            checks.check_size(features.blocks.shape, self._axis)
         if self.feature_axis == 1:
             validate_data(self, X, reset=reset, skip_check_array=True)
         elif reset:
@@ -491,4 +493,4 @@ class HierarchicalKMeans(
         if in_memory:
             runner = Runner.find(result, in_memory=True)
             (result,) = runner.compute(result)
-        return result.T if self.feature_axis == 1 else result
+        return result.T if self._axis == 1 else result

@@ -111,6 +111,12 @@ def integer_or_none(value: Any) -> int | None:
         raise click.BadParameter(f"{value!r} is not an integer or none.") from error
 
 
+def integer_or_name(value: Any) -> int | str:
+    """Take the text of an option that may be the name of an axis."""
+    text = str(value)
+    return int(text) if text.lstrip("-").isdecimal() else text
+
+
 PARAMETERS: dict[str, tuple[Any, Any, str]] = {
     "--init": ("k-means++", str, "k-means++, random, or a Zarr array of centers."),
     "--batch-size": (1000, int, "Features in a mini-batch."),
@@ -121,7 +127,12 @@ PARAMETERS: dict[str, tuple[Any, Any, str]] = {
         "Stop after so many batches without better inertia.",
     ),
     "--random-state": (0, integer_or_none, "Seed."),
-    "--feature-axis": (0, int, "Axis of INPUT along which the features are."),
+    "--feature-axis": (
+        0,
+        integer_or_name,
+        "Axis of INPUT along which the features are: 0, 1, or its name if INPUT has "
+        "names, as xarray writes.",
+    ),
     "--allocation": (
         "size",
         str,

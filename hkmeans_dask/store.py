@@ -60,6 +60,27 @@ def open_array(url: str, component: str | None = None) -> Any:
     return node
 
 
+def find_axis(array: Any, axis: int | str) -> int:
+    """Position of an axis that may be named, as xarray names them in what it writes.
+
+    Raises
+    ------
+    ValueError
+        If no axis of the array has the name.
+    """
+    if not isinstance(axis, str):
+        return axis
+    names = getattr(array.metadata, "dimension_names", None)  # of format 3
+    names = list(names or array.attrs.get("_ARRAY_DIMENSIONS", ()))
+    if axis not in names:
+        raise ValueError(
+            f"No axis of {array.name or 'the array'} is named {axis!r}; their names: "
+            f"{', '.join(map(str, names)) or 'none'}. Give --feature-axis 0 or 1 to "
+            "fit; a model takes set_params(feature_axis=...) before to_zarr."
+        )
+    return names.index(axis)
+
+
 def open_group(url: str) -> Any:
     """Open a complete Zarr group to read; raises like `open_array`."""
     node = _open(url, None)
