@@ -300,12 +300,16 @@ class HierarchicalKMeans(
                 (n_big_clusters, n_samples), transposed if `feature_axis` is 1
             The means (times ``sqrt(size)`` with `scaling`), summed in float64; float32
             where X fits into it exactly, else float64. Dask for dask and Zarr X,
-            chunked as X along samples.
+            chunked as X along samples. For a DataArray one with the dimension
+            ``cluster`` (or ``coarse_cluster``) in place of the features, coordinates
+            ``cluster_size`` and ``parent``, and those of the samples; where
+            `set_output` asks for another container, that, without coordinates.
 
         Raises
         ------
         ValueError
-            If X has another number of features, or NaN or infinities (lazy: computed).
+            If X has another number of features, or NaN or infinities (lazy: computed);
+            if X and that of fit are DataArrays with different feature labels.
         TypeError
             If `set_output` asks for another container, and X is lazy or the level is
             coarse.
@@ -335,19 +339,22 @@ class HierarchicalKMeans(
 
         Parameters
         ----------
-        X_red : array-like, dask array or zarr.Array of shape \
+        X_red : array-like, dask array, zarr.Array or DataArray of shape \
                 (n_clusters_, n_samples), transposed if `feature_axis` is 1
+            A DataArray has a dimension ``cluster``.
 
         Returns
         -------
         X_inv : ndarray or dask array of shape (n_features, n_samples), transposed if \
                 `feature_axis` is 1
-            float32 where `X_red` fits into it exactly, else float64.
+            float32 where `X_red` fits into it exactly, else float64. For a DataArray
+            one with the feature dimension and coordinates of fit, if that got one.
 
         Raises
         ------
         ValueError
-            If `X_red` has another number of clusters.
+            If `X_red` has another number of clusters, or is a DataArray with these in
+            another order.
         """
         check_is_fitted(self)
         X_red, relabel = self._plain_clusters(X_red)
@@ -367,7 +374,7 @@ class HierarchicalKMeans(
     def predict(self, X: Any, *, level: str = "fine") -> Any:
         """Label new features over the same samples; lazy for lazy X, one pass.
 
-        Exists with ``feature_axis=0`` only. ``predict(X_train)`` equals `labels_`.
+        Does not exist with ``feature_axis=1``. ``predict(X_train)`` equals `labels_`.
 
         Parameters
         ----------
@@ -380,6 +387,7 @@ class HierarchicalKMeans(
         Returns
         -------
         labels : ndarray or dask array of shape (n_features,), int32
+            A DataArray on the feature coordinate for a DataArray.
 
         Raises
         ------

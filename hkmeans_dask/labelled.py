@@ -76,9 +76,9 @@ class Given:
     @property
     def dimension(self) -> Dimension:
         """The replaced dimension, with the coordinates that it alone has."""
-        coords = self.array.coords
-        others = [name for name in coords if coords[name].dims != (self.replaced,)]
-        return Dimension(self.replaced, coords.to_dataset().drop_vars(others).coords)
+        return Dimension(
+            self.replaced, self._coords(lambda dims: dims == (self.replaced,))
+        )
 
     def check(self, expected: Dimension | None, by: Dimension | None = None) -> None:
         """Refuse other labels than the expected ones, and a name that is taken.
@@ -96,21 +96,29 @@ class Given:
             return
         if not found.equals(wanted):
             at = int(np.argmax(found != wanted))
+            one = slice(at, at + 1)
             raise ValueError(
-                f"X has {found[at]!r} at position {at} of {self.replaced!r}, where "
-                f"{wanted[at]!r} is expected. Put it into the order of the model, or "
-                f"take the labels off: X.drop_vars({self.replaced!r})."
+                f"X has {found[one].tolist()} at position {at} of {self.replaced!r}, "
+                f"but the model {wanted[one].tolist()}. Put X into the order of the "
+                "model, or take the labels off: "
+                f"X.reset_index({self.replaced!r}, drop=True)."
             )
 
     def relabel(self, values: Any, by: Dimension) -> DataArray:
         """Make a DataArray of what came of `data`: `by` replaces a dimension."""
         from xarray import DataArray
 
-        coords = self.array.coords.to_dataset().drop_dims([self.replaced]).coords
+        coords = self._coords(lambda dims: self.replaced not in dims)
         order, array = self._order(by.name), self.array
         result = DataArray(values, coords, order, array.name, array.attrs)
         dims = [by.name if dim == self.replaced else dim for dim in self.array.dims]
         return result.assign_coords(by.coords).transpose(*dims)
+
+    def _coords(self, keep: Callable[[tuple[Hashable, ...]], bool]) -> Coordinates:
+        """Coordinates, with their indexes, of which `keep` takes the dimensions."""
+        coords = self.array.coords
+        others = [name for name in coords if not keep(coords[name].dims)]
+        return coords.to_dataset().drop_vars(others).coords
 
     def _order(self, name: Hashable) -> tuple[Hashable, Hashable]:
         return (name, self.kept) if self.axis == 0 else (self.kept, name)
@@ -233,14 +241,14 @@ class Labelled:
             ) from error
         check_is_fitted(self)
         if X is not None:
-            return self._features_of(X).label(self.labels_)
+            return self._features_of(X).label(self.labels_).copy()
         if self._features is None:
             raise ValueError(
                 "The feature coordinates are not known: fit did not get a DataArray, "
                 "or the model was loaded. Pass the DataArray that has them, "
                 "labels_dataarray(X), or fit again with it."
             )
-        return self._features.label(self.labels_)
+        return self._features.label(self.labels_).copy()
 
     def _features_of(self, X: Any) -> Dimension:
         """Feature dimension of a DataArray with the features of fit."""
@@ -292,7 +300,7 @@ class Labelled:
         else:
             name = CLUSTER
             columns = {"cluster_size": self.sizes_, "parent": self.parents_}
-        coords = {key: (name, values) for key, values in columns.items()}
+        coords = {key: (name, values.copy()) for key, values in columns.items()}
         numbers = np.arange(len(columns["cluster_size"]))
         return Dimension(name, Coordinates({name: numbers} | coords))
 
