@@ -74,7 +74,7 @@ def find_axis(array: Any, axis: int | str) -> int:
     names = list(names or array.attrs.get("_ARRAY_DIMENSIONS", ()))
     if axis not in names:
         raise ValueError(
-            f"No axis of {array.name or 'the array'} is named {axis!r}; their names: "
+            f"No axis of the array is named {axis!r}; their names: "
             f"{', '.join(map(str, names)) or 'none'}. Give --feature-axis 0 or 1 to "
             "fit; a model takes set_params(feature_axis=...) before to_zarr."
         )

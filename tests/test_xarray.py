@@ -409,7 +409,9 @@ def test_a_name_that_is_taken_is_refused():
 
 
 def test_labels_of_no_dataarray_are_refused():
-    with pytest.raises(TypeError, match="X should be an xarray.* A ndarray was"):
+    with pytest.raises(
+        TypeError, match=r"X should be an xarray\.DataArray\. A ndarray"
+    ):
         HierarchicalKMeans(3).fit(VALUES.T).labels_dataarray(VALUES.T)
 
 
@@ -478,11 +480,13 @@ def test_commands_read_what_xarray_wrote(stored, axis):
 
 
 def test_plan_takes_a_name(stored, capsys):
-    run("plan scan.zarr -k 3 --component bold --feature-axis voxel")
-    assert "8" in capsys.readouterr().out
+    for axis in ("voxel", "1", "0"):
+        run(f"plan scan.zarr -k 2 --component bold --feature-axis {axis}")
+    by_name, by_number, other = capsys.readouterr().out.split("passes")[1:]
+    assert by_name == by_number != other
 
 
-def test_models_of_named_axes_serve_the_commands(stored):
+def test_models_of_named_axes_serve_the_commands(stored, capsys):
     X = numbered(labelled())
     model = fitted(X=X)
     model.to_zarr("model")
@@ -491,6 +495,8 @@ def test_models_of_named_axes_serve_the_commands(stored):
     assert np.array_equal(zarr.open_array("means", mode="r")[:], reduced)
     run("predict scan.zarr model labels --component bold")
     assert np.array_equal(zarr.open_array("labels", mode="r")[:], model.labels_)
+    assert main(["inverse-transform", "means", "model", "back"]) == 2
+    assert "is named 'cluster'; their names: none." in capsys.readouterr().err
     reduced.to_dataset().to_zarr("reduced", consolidated=False)
     run("inverse-transform reduced model back --component bold")
     assert np.array_equal(zarr.open_array("back", mode="r")[:], VALUES)
