@@ -176,7 +176,7 @@ def take(
         what = "clusters" if dimension == CLUSTER else f"{feature_axis=}"
         raise ValueError(
             f"X has the dimensions {X.dims}, and none is {dimension!r} ({what}). "
-            f"Rename the one that is meant: X.rename({X.dims[0]}={dimension!r})."
+            f"Rename the one that is meant, X.rename(...={dimension!r})."
         )
     return Given(X, dimension, axis_of(feature_axis))
 
@@ -196,7 +196,6 @@ class Labelled:
         sizes_: Index
         parents_: Index
         coarse_sizes_: Index
-        n_clusters_: int
         n_features_in_: int
 
     _features: Dimension | None = None
