@@ -99,7 +99,6 @@ def test_numpy_integers_are_integers(value):
         ("allocation", "inertia!", "'size' or 'inertia'"),
         ("allocation", None, "'size'"),
         ("feature_axis", 2, "0 or 1"),
-        ("feature_axis", "0", "0 or 1"),
         ("feature_axis", None, "0 or 1"),
         ("feature_axis", True, "0 or 1"),
         ("random_state", "x", ""),

@@ -338,6 +338,11 @@ def test_a_name_wants_a_dataarray(method):
         getattr(fitted(), method)(VALUES)
 
 
+def test_the_text_of_a_number_is_a_name():
+    with pytest.raises(TypeError, match="'0' names .* or 0 or 1 as feature_axis"):
+        HierarchicalKMeans(3, feature_axis="0").fit(VALUES)
+
+
 def test_a_name_wants_a_dataarray_to_go_back():
     with pytest.raises(TypeError, match=r"'voxel' names .* X is a list. Pass"):
         fitted().inverse_transform([[1.0, 2.0, 3.0]])
