@@ -339,7 +339,7 @@ def test_a_name_wants_a_dataarray(method):
 
 
 def test_the_text_of_a_number_is_a_name():
-    with pytest.raises(TypeError, match="'0' names .* or 0 or 1 as feature_axis"):
+    with pytest.raises(TypeError, match=r"'0' names .* or 0 or 1 as feature_axis"):
         HierarchicalKMeans(3, feature_axis="0").fit(VALUES)
 
 
