@@ -232,6 +232,8 @@ class HierarchicalKMeans(
         ------
         ValueError, TypeError
             If a parameter or X breaks its rule; before X is read where possible.
+        MemoryError
+            If a worker, or this machine, cannot hold a task; before X is read.
         """
         parameters = self.get_params(deep=False)
         checks.check_parameters(parameters)

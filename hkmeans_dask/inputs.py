@@ -133,7 +133,10 @@ def _reading(X: Any, blocks: da.Array) -> int:
         return block
     chunk = math.prod(X.chunks) * X.dtype.itemsize
     stored = math.prod(X.shards or X.chunks) * X.dtype.itemsize
-    return memory.reading(block, chunk, stored)
+    from hkmeans_dask.chunks import LocalChunks
+
+    singly = LocalChunks.of(X) is not None
+    return memory.reading(block, chunk, stored, singly=singly)
 
 
 def stored_bytes(X: Any, features: Features) -> int:

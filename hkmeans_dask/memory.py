@@ -13,7 +13,7 @@ reading               the block, what is decoded of it, what is encoded
 sample                a block, its kept rows, those that wait for their part
 coarse                at most 160 MiB of rows, and what training adds
 partition             one part of the training rows and its order
-fine                  at most 160 MiB of rows, and what training adds
+fine                  at most 128 MiB of rows, and what training adds
 refine                what label takes, and nine float64 sums of all clusters
 label                 a block, cast if it is not float32/64; labels; rows kept again
 ====================  =================================================================
@@ -37,7 +37,7 @@ IDLE = 300 * 10**6
 USABLE = 0.7
 """Share of a worker's limit above which dask begins to write results to disk."""
 
-UNEVEN = 4
+UNEVEN = 8
 """A big cluster's share of the small ones is taken to be up to so many even shares."""
 
 DECODED = 8
@@ -126,7 +126,9 @@ class Sizes:
         return -(-self.n_rows // len(bounds))
 
 
-def reading(block_bytes: int, chunk_bytes: int, stored_bytes: int) -> int:
+def reading(
+    block_bytes: int, chunk_bytes: int, stored_bytes: int, *, singly: bool = False
+) -> int:
     """Bytes that reading a block takes for a moment, besides the block.
 
     Parameters
@@ -136,7 +138,11 @@ def reading(block_bytes: int, chunk_bytes: int, stored_bytes: int) -> int:
         Of what is decoded at once: a chunk.
     stored_bytes : int
         Of what is read at once: a chunk, or a shard.
+    singly : bool, default=False
+        Whether one chunk is read after the other.
     """
+    if singly:
+        return stored_bytes + chunk_bytes
     return min(block_bytes, DECODED * chunk_bytes) + min(stored_bytes, block_bytes)
 
 
@@ -215,7 +221,9 @@ def _sample(sizes: Sizes, *, on_disk: bool) -> int:
     part = sizes.part_rows * sizes.row if sizes.copied else 0
     one = max(block + sizes.read_bytes, block + kept + keys)
     join = part + kept + 2 * PIECE_BYTES + 4 * LABEL * sizes.part_rows
-    waiting = part if on_disk else 0  # in memory they are among the rows that are held
+    # Rows of one part wait to be joined while those of the next are read; in memory
+    # both are among the rows that are held.
+    waiting = 2 * part if on_disk else 0
     return max(one, join) + waiting
 
 
@@ -225,11 +233,11 @@ def training(rows: int, n_clusters: int, sizes: Sizes) -> int:
     seeding = min(rows, 2 * max(sizes.batch_size, n_clusters))
     pairs = min(seeding * row, TILE_BYTES)
     if seeding <= min(MOST_AMONG, n_clusters * sizes.n_init):
-        pairs += seeding * (row + seeding * itemsize)
+        pairs += seeding * seeding * itemsize
     candidates = 3 * sizes.n_init * seeding * max(itemsize, LABEL)
     moved = rows * row // 4
     labels = rows * (5 * LABEL + 2 * itemsize)
-    centers = n_clusters * sizes.n_samples * (5 * 8 + 3 * itemsize)
+    centers = n_clusters * sizes.n_samples * (3 * 8 + 3 * itemsize)
     return max(pairs + candidates, moved + labels + tiles(n_clusters, sizes)) + centers
 
 

@@ -177,9 +177,8 @@ def update(state: State, batch: Array, unit: bool = False) -> State:
     sums = _sums(state, batch, labels)
     counts = np.bincount(labels, minlength=n_clusters)
     means, weights = kernels.centers_of(sums, counts, unit)
-    filled = weights > 0
     centers = state.centers.copy()
-    centers[filled] = means[filled]
+    np.copyto(centers, means, "same_kind", where=weights[:, None] > 0)
     explained = float(np.einsum("ij,ij->i", means, means) @ weights)
     if unit:
         explained += float(weights.sum()) - len(batch)
@@ -194,9 +193,9 @@ def _sums(state: State, batch: Array, labels: Index) -> Array:
         if 4 * len(moved) < len(labels):
             points, old, new = batch[moved], state.labels[moved], labels[moved]
             gained = kernels.sum_by_label(points, new, n_clusters)
-            lost = kernels.sum_by_label(points, old, n_clusters)
-            sums: Array = state.sums + (gained - lost)
-            return sums
+            gained -= kernels.sum_by_label(points, old, n_clusters)
+            gained += state.sums
+            return gained
     return kernels.sum_by_label(batch, labels, n_clusters)
 
 

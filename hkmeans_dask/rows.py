@@ -28,7 +28,7 @@ RAW = ".raw"
 PIECE_BYTES = 4 * 2**20
 """Bytes of training rows that are read (and checked) at once from a file."""
 
-PARTITION_BYTES = 160 * 2**20
+PARTITION_BYTES = 128 * 2**20
 """Bytes of the rows of one big cluster, at most: the lowest ranks first."""
 
 COARSE_ROWS = 2000

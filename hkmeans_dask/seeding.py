@@ -71,16 +71,17 @@ def _distances_among(points: Array, n_drawn: int) -> Callable[[Index], Array]:
     if points.nbytes <= TILE_BYTES:
         columns = np.ascontiguousarray(columns)  # else every product copies them
 
-    def squared(picked: Index) -> Array:
-        found: Array = np.dot(points[picked] * -2, columns)
+    def squared(picked: Index | slice) -> Array:
+        found: Array = np.dot(points[picked], columns)
+        found *= -2
         found += norms
         found += norms[picked, None]
-        found[np.arange(len(picked)), picked] = 0
+        found[np.arange(len(found)), np.arange(len(points))[picked]] = 0
         return np.maximum(found, 0, out=found)
 
     if n_drawn < len(points) or len(points) > MOST_AMONG:
         return squared
-    return squared(np.arange(len(points))).__getitem__
+    return squared(slice(None)).__getitem__  # of a view: no copy of the points
 
 
 def _draw_proportional(weights: Array, rng: np.random.Generator) -> Index:

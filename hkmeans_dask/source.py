@@ -25,6 +25,8 @@ from dask.base import tokenize
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
 
+from hkmeans_dask.chunks import LocalChunks
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -44,6 +46,7 @@ class Source:
             store = LocalStore(store.root.absolute(), read_only=True)
             array = zarr.open_array(store, path=array.path, mode="r")
         self._array = array
+        self._chunks = LocalChunks.of(array)
         self._known = _known_chunk(array)
         self._checked_in: int | None = None
         self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
@@ -58,12 +61,18 @@ class Source:
             _patiently(self._check)
             self._checked_in = os.getpid()
         try:
-            return _patiently(self._array.__getitem__, index)
-        except Exception:
+            return _patiently(self._read, index)
+        except Exception:  # codecs raise what they like
             reason = self._unreadable(index)
             if reason is None:
                 raise
         raise OSError(reason)  # not chained: not every codec's error can be unpickled
+
+    def _read(self, index: tuple[slice | int, ...]) -> Any:
+        """Read, with fewer copies than Zarr makes where that is possible."""
+        if self._chunks is None or not all(map(_is_range, index)):
+            return self._array[index]
+        return self._chunks.read(index, self.shape)  # type: ignore[arg-type]
 
     def _unreadable(self, index: tuple[slice | int, ...]) -> str | None:
         """Find the chunks that cannot be read, one by one, and say so."""
@@ -123,6 +132,10 @@ def _patiently(read: Callable[..., Any], *args: Any) -> Any:
         except OSError:
             time.sleep(wait)
     return read(*args)
+
+
+def _is_range(chosen: slice | int) -> bool:
+    return isinstance(chosen, slice) and chosen.step in (None, 1)
 
 
 def _touched(chosen: slice | int, extent: int, size: int) -> range:

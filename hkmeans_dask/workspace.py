@@ -180,15 +180,17 @@ class OnDisk:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
-        """Give a file to write to; it appears when it is complete."""
+        """Give a file to write to; it appears when it is complete.
+
+        It is not forced to the disk, which takes longer than all else where rows are
+        many: what a power cut may spoil is found by its checksum, and computed again.
+        """
         self.check()
         temporary = self.folder / f".{name}-{uuid.uuid4().hex}"
         try:
             with fullness_explained(self.folder):
                 with temporary.open("wb") as file:
                     yield file
-                    file.flush()
-                    os.fsync(file.fileno())
                 temporary.replace(self._path(name))
         finally:
             temporary.unlink(missing_ok=True)

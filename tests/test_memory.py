@@ -46,7 +46,7 @@ def test_a_block_that_is_read_and_kept_rows_that_wait_are_counted():
     assert part == 102_400 * 400
     assert sizes.part_rows == 102_400
     tasks = project(sizes, on_disk=True).tasks
-    assert tasks["sample"] == int(1.05 * (40 * MB + 60 * MB + part)) + 16 * MB
+    assert tasks["sample"] == int(1.05 * (40 * MB + 60 * MB + 2 * part)) + 16 * MB
     held = project(sizes, on_disk=False)
     assert held.held == part
     assert held.tasks["sample"] == int(1.05 * 100 * MB) + 16 * MB
