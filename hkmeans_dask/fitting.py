@@ -263,5 +263,4 @@ def _discard(damaged: Damaged, *workspaces: InMemory | OnDisk) -> None:
         stacklevel=2,
     )
     for workspace in workspaces:
-        if isinstance(workspace, OnDisk):
-            workspace.discard(damaged.name)
+        workspace.discard(damaged.name)

@@ -116,6 +116,10 @@ class StoredRows(NamedTuple):
                 self._read_rows(file, piece, rows[first:last])
         return Rows(rows, np.arange(n_rows), keys, self.starts, self.total)
 
+    def together(self) -> StoredRows:
+        """See all rows as one group."""
+        return self._replace(starts=self.starts[[0, -1]])
+
     def group_keys(self, group: int) -> Array:
         """Keys of one group; see `Rows`."""
         with self.files.opened(self.name + RAW) as file:

@@ -69,7 +69,7 @@ class InMemory:
         """Find nothing: what is not held by the scheduler is to be computed."""
         return None
 
-    def find_rows(self, name: str) -> Rows | None:
+    def find_rows(self, name: str) -> StoredRows | None:
         """Find nothing either."""
         return None
 
@@ -80,6 +80,9 @@ class InMemory:
     def save_rows(self, name: str, rows: Rows) -> Rows:
         """Keep rows, without a copy."""
         return rows
+
+    def discard(self, *names: str) -> None:
+        """Leave it to the scheduler, which forgets what is no longer needed."""
 
 
 class Record:

@@ -15,6 +15,8 @@ from tests.benchmarks import processes
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.catalogue import BENCHMARKS, Method, small
 from tests.benchmarks.data import blobs_zarr, fmri, patches
+from tests.benchmarks.front import front
+from tests.benchmarks.front import main as draw
 from tests.benchmarks.judge import judge
 from tests.benchmarks.measure import Round
 from tests.benchmarks.run import run, written
@@ -55,6 +57,21 @@ def test_small_run(name, tmp_path):
     ours = benchmark["summaries"][0]
     assert ours["method"] == "hkmeans_dask"
     assert ours["time_ratio"] == 1
+
+
+def test_who_is_on_the_front():
+    found = {"a": (2, 0.5), "b": (1, 0.7), "c": (3, 0.5), "d": (2, 0.6), "e": (9, 0.1)}
+    assert front(found) == ["b", "a", "e"]
+
+
+def test_the_front_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    invoke(tmp_path, "patches", "--methods", "inertia,refine_3")
+    picture = tmp_path / "front.png"
+    arguments = [str(tmp_path / "runs.json"), str(picture)]
+    done = CliRunner().invoke(draw, arguments, catch_exceptions=False)
+    assert done.stdout.startswith("patches: on the front ")
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_is_wanted_is_run(tmp_path):

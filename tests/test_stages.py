@@ -525,10 +525,10 @@ def run_all(X, workspace, n_rows=200, chunks=None, init=None):
     features, runner = taken(X, chunks)
     parts = keep_training_rows(features, n_rows, 0, workspace, runner)
     coarse = train_coarse(parts, 4, SCHEDULE, 0, init, workspace, runner)
+    found = {"training rows": by_rank(runner.compute(*parts))}
     split = partition(parts, coarse, 16, "size", init, workspace, runner)
     model = train_fine(split, SCHEDULE, 0, init, workspace, runner)
     labels = label_features(features, n_rows, 0, model, workspace, runner)
-    found = {"training rows": by_rank(runner.compute(*parts))}
     found |= {f"coarse {name}": value for name, value in coarse._asdict().items()}
     found |= {f"rows of {big}": some for big, some in enumerate(rows_of(split))}
     found |= {"shares": split.shares, "total of the first pass": split.total}

@@ -283,6 +283,19 @@ def test_a_damaged_file_is_made_again(tmp_path, monkeypatch, name, damage):
     assert listed(only(tmp_path)) == DONE
 
 
+def test_rows_that_are_sorted_serve_for_all_that_is_made_again(tmp_path, monkeypatch):
+    array, X = watched()
+    model = HierarchicalKMeans(9, work_dir=tmp_path)
+    interrupt(monkeypatch, "train_fine", model, X)
+    assert "training-0.raw" not in listed(only(tmp_path))
+    flip_data(only(tmp_path) / "coarse.npz")
+    array.reads = 0
+    with pytest.warns(UserWarning, match="coarse is damaged"):
+        model.fit(X)
+    same(model)
+    assert array.reads == X.npartitions  # the labels; training rows were not read again
+
+
 def test_damage_while_a_fit_runs_is_repaired(tmp_path, monkeypatch):
     _, X = watched()
     original = fitting.train_fine
@@ -624,7 +637,8 @@ def test_a_cluster_with_rows_and_labels_on_disk_gives_the_same_bits(
     monkeypatch.setattr(fitting, "label_features", looking)
     model = HierarchicalKMeans(9).fit(watched()[1])
     same(model)
-    assert {"training-0.npz", "partition-0.npz", "model.npz"} <= set(during)
+    assert {"partition-0.npz", "fine-0.npz", "model.npz"} <= set(during)
+    assert "training-0.npz" not in during  # the disk holds the rows but once
     assert listed(only(labels_on_disk)) == ["labels-0.npz", "nonce"]
 
 

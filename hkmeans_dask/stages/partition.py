@@ -80,9 +80,9 @@ def _split_all(
     """Sort every part by big cluster, unless that is done."""
     split = []
     for number, part in enumerate(parts):
-        name = f"partition-{number}"
-        found = workspace.find_rows(name)
-        split.append(found or task("partition", _split, part, coarse, workspace, name))
+        found = workspace.find_rows(f"partition-{number}")
+        how = (part, coarse, workspace, number)
+        split.append(found or task("partition", _split, *how))
     return runner.hold(split, handles=workspace.on_disk)
 
 
@@ -127,16 +127,26 @@ def _share(
 
 @one_blas_thread
 def _split(
-    part: Rows | StoredRows, coarse: Coarse, workspace: InMemory | OnDisk, name: str
+    part: Rows | StoredRows, coarse: Coarse, workspace: InMemory | OnDisk, number: int
 ) -> Rows | StoredRows:
-    """Sort the rows of a part by big cluster, each in rank order."""
+    """Sort the rows of a part by big cluster, each in rank order.
+
+    The file that they came from is removed at once: its pages of memory are soon used
+    again, and the disk holds the training rows but once. So a task that runs twice
+    may find that it is done.
+    """
+    name = f"partition-{number}"
+    if (done := workspace.find_rows(name)) is not None:
+        return done
     array, order, keys, _, total = part.load()
     labels = label_coarse(array, coarse.centers, coarse.offset, rows=order)
     by_group = np.lexsort((keys, labels))
     sizes = np.bincount(labels, minlength=len(coarse.centers))
     starts = np.concatenate([[0], np.cumsum(sizes)])
     rows = Rows(array, order[by_group], keys[by_group], starts, total)
-    return workspace.save_rows(name, rows)
+    saved = workspace.save_rows(name, rows)
+    workspace.discard(f"training-{number}")
+    return saved
 
 
 def _totals(split: list[Rows | StoredRows]) -> tuple[Index, Array]:

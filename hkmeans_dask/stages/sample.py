@@ -75,7 +75,7 @@ def keep_training_rows(
     n_rows = min(n_rows, n_features)
     limit = ranks.key_limit(seed, n_features, n_rows)
     bounds = ranks.part_bounds(n_features, n_rows * n_samples * features.dtype.itemsize)
-    found = [workspace.find_rows(f"training-{part}") for part in range(len(bounds))]
+    found = [_find(workspace, part) for part in range(len(bounds))]
     if all(found):
         return list(found)
     options = (features.dtype, seed, limit, features.in_place is None, unit)
@@ -93,6 +93,14 @@ def keep_training_rows(
     if wrong is not None:
         raise ValueError(wrong)
     return parts
+
+
+def _find(workspace: InMemory | OnDisk, part: int) -> StoredRows | None:
+    """Find a part of the training rows, which may be sorted by big cluster already."""
+    for name in (f"training-{part}", f"partition-{part}"):
+        if (rows := workspace.find_rows(name)) is not None:
+            return rows.together()
+    return None
 
 
 def _overlapping(

@@ -81,8 +81,21 @@ def _save(path: Path, make: Callable[[], NDArray[np.float32]]) -> None:
         np.save(file, make())
 
 
+SETTINGS: dict[str, dict[str, Any]] = {
+    "inertia": {"allocation": "inertia"},
+    "refine_3": {"refine": 3},
+    "inertia_refine_1": {"allocation": "inertia", "refine": 1},
+    "inertia_refine_2": {"allocation": "inertia", "refine": 2},
+    "inertia_refine_3": {"allocation": "inertia", "refine": 3},
+}
+"""Ours, with parameters that are not the defaults."""
+
 IN_MEMORY = {
     OURS: Method(clustering.ours),
+    **{
+        name: Method(partial(clustering.ours, **parameters))
+        for name, parameters in SETTINGS.items()
+    },
     "nilearn": Method(clustering.nilearn, "nilearn"),
     "nilearn_once": Method(partial(clustering.nilearn, n_init=1), "nilearn"),
     "faiss_two_level": Method(clustering.faiss_two_level, "faiss-cpu"),

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from tests.benchmarks.job import Job
 
 
-def ours(job: Job) -> Any:
+def ours(job: Job, **parameters: Any) -> Any:
     """Fit `hkmeans_dask.HierarchicalKMeans` to an array of any kind."""
     from hkmeans_dask import HierarchicalKMeans
 
-    return HierarchicalKMeans(job.n_clusters, random_state=job.seed).fit(job.X).labels_
+    model = HierarchicalKMeans(job.n_clusters, random_state=job.seed, **parameters)
+    return model.fit(job.X).labels_
 
 
 def nilearn(job: Job, n_init: int = 10) -> Any:
