@@ -15,11 +15,12 @@ MOMENTS = 5
 
 
 def kill(start, command, folder, phase, delay):
-    """Kill a fit some time after a phase began; sooner if it ended before that."""
+    """Kill a fit some time after a phase began; sooner if the fit ended before that."""
     running = start(*command)
     running.until_phase(phase)
     time.sleep(delay)
-    if running.stop(signal.SIGKILL) == 0:
+    done = running.stop(signal.SIGKILL) == 0
+    if done or os.listdir(folder) != ["work"]:  # the model was being written
         shutil.rmtree(folder)
         kill(start, command, folder, phase, delay / 2)
 

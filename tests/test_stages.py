@@ -581,7 +581,7 @@ def test_finished_stages_are_not_run_again(tmp_path):
     assert same_bits(first, again)
     assert written() == before
     assert {name.split("-")[0] for name in before} == {
-        *("training", "coarse.npz", "partition", "shares.npz", "fine", "labels")
+        *("coarse.npz", "partition", "shares.npz", "fine", "labels")
     }
 
 
