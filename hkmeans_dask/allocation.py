@@ -1,9 +1,10 @@
 """How many small clusters each big cluster gets. Pure integers.
 
-A weight is what a big cluster has to offer: its number of training rows, or what small
-clusters can gain in it. ``k`` of them leave about ``W * k**(-2/d)`` of the sum of
-squares ``W`` within a cluster of ``d`` dimensions (Zador), and the sum over clusters is
-lowest where the shares are proportional to ``W**(d / (d + 2))``: see `POWER`.
+A weight is what a big cluster has to offer: its number of training rows (or the sum of
+their weights), or what small clusters can gain in it. ``k`` of them leave about
+``W * k**(-2/d)`` of the sum of squares ``W`` within a cluster of ``d`` dimensions
+(Zador), and the sum over clusters is lowest where the shares are proportional to
+``W**(d / (d + 2))``: see `POWER`.
 
 The share of big cluster ``i`` is proportional to its weight, bounded below by one and
 above by its capacity::
@@ -69,10 +70,15 @@ def gain_weights(within: Array) -> Index:
     >>> gain_weights(np.array([8.0, 1.0, 0.0])) / 2**30
     array([1.00000000e+00, 2.10224104e-01, 9.31322575e-10])
     """
-    largest = within.max()
+    return integer_weights((within / (within.max() or 1)) ** POWER)
+
+
+def integer_weights(values: Array) -> Index:
+    """Scale values to integers of at least 1 and at most `LARGEST_WEIGHT`."""
+    largest = values.max()
     if not largest:
-        return np.ones(len(within), np.int64)
-    scaled = LARGEST_WEIGHT * (within / largest) ** POWER
+        return np.ones(len(values), np.int64)
+    scaled = LARGEST_WEIGHT * (values / largest)
     weights: Index = np.maximum(np.rint(scaled).astype(np.int64), 1)
     return weights
 

@@ -30,11 +30,12 @@ def arithmetic_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float32 if wide == np.float32 else np.float64)
 
 
-def at_most_features(n_clusters: int, n_features: int) -> int:
-    """Cut `n_clusters` to the number of features, with a warning."""
+def at_most_features(n_clusters: int, n_features: int, *, weighted: bool) -> int:
+    """Cut `n_clusters` to the number of features (with a weight), with a warning."""
     if n_clusters > n_features:
+        which = " of a weight above 0" if weighted else ""
         warnings.warn(
-            "n_clusters should be at most the number of features. Taking "
+            f"n_clusters should be at most the number of features{which}. Taking "
             f"n_clusters = {n_features} instead.",
             stacklevel=4,
         )
@@ -154,3 +155,40 @@ def check_directions(init: Array | None) -> Array | None:
             "direction. Give other centers, or take metric='euclidean'."
         )
     return centers
+
+
+def check_weights_shape(shape: tuple[int, ...], n_features: int) -> None:
+    """Refuse weights that are not one for each feature, in scikit-learn's words."""
+    if len(shape) != 1:
+        raise ValueError(
+            f"feature_weight must be 1D array, got {len(shape)}D array. Expected a 1D "
+            f"array of length {n_features}."
+        )
+    if shape != (n_features,):
+        raise ValueError(f"feature_weight.shape == {shape}, expected {(n_features,)}!")
+
+
+def check_weights(given: Array) -> Array:
+    """Take `feature_weight` as float64; refuse what cannot be counted."""
+    try:
+        if given.dtype.kind not in "biufO":
+            raise TypeError(f"its dtype is {given.dtype}")
+        weights: Array = given.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"feature_weight should be numbers: {error}.") from error
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(wrong):
+        value = weights[wrong[0]]
+        what = "Negative values in data passed to `feature_weight`"
+        if not np.isfinite(value):
+            what = f"Input feature_weight contains {'NaN' if value != value else 'inf'}"
+        raise ValueError(
+            f"{what}: {value} is the weight of feature {wrong[0]}. Weights are finite "
+            "and at least 0; 0 leaves a feature out of training."
+        )
+    if not weights.any():
+        raise ValueError(
+            "feature_weight must contain at least one non-zero number: all "
+            f"{len(weights)} are 0."
+        )
+    return weights

@@ -127,11 +127,18 @@ def commands(context: click.Context) -> None:
 
 @commands.command()
 @every_parameter
+@click.option(
+    "--feature-weight",
+    metavar="PATH",
+    help="A Zarr array of one weight per feature: 2 counts it twice, 0 leaves it out "
+    "of training.",
+)
 @job(source="INPUT", model_path="MODEL")
 def fit(
     source: str,
     model_path: str,
     init: str,
+    feature_weight: str | None,
     component: str | None,
     overwrite: bool,
     cluster: Cluster,
@@ -142,13 +149,15 @@ def fit(
     from hkmeans_dask.estimator import HierarchicalKMeans
 
     cluster.check([source, model_path])
-    _check_output(model_path, overwrite, [source])
+    needed = [source, *([feature_weight] if feature_weight else [])]
+    _check_output(model_path, overwrite, needed)
     X = store.open_array(source, component)
     parameters["feature_axis"] = store.find_axis(X, parameters["feature_axis"])
     model = HierarchicalKMeans(init=_init(init), **parameters)
     checks.check_parameters(model.get_params(deep=False))
+    weights = store.open_array(feature_weight) if feature_weight else None
     with cluster.running():
-        model.fit(X)
+        model.fit(X, feature_weight=weights)
     model.to_zarr(model_path, overwrite=overwrite)
     _print_table(_fitted(model, model_path))
 

@@ -142,8 +142,9 @@ class HierarchicalKMeans(
     offset_ : ndarray of shape (n_samples,)
         Removed from features before distances are measured.
     inertia_ : float
-        Sum of squared distances to `cluster_centers_`; with the cosine metric of the
-        features at unit length: twice the sum of ``1 - cosine``.
+        Sum of squared distances to `cluster_centers_`, times the weights of the
+        features if fit got any; with the cosine metric of the features at unit length:
+        twice the sum of ``1 - cosine``.
     cluster_inertia_ : ndarray of shape (n_clusters_,), float64
         The part of `inertia_` that each cluster has.
     coarse_sizes_, coarse_inertia_ : ndarray of shape (n_big_clusters,)
@@ -213,7 +214,7 @@ class HierarchicalKMeans(
         self.max_features_per_cluster = max_features_per_cluster
         self.work_dir = work_dir
 
-    def fit(self, X: Any, y: None = None) -> Self:
+    def fit(self, X: Any, y: None = None, *, feature_weight: Any = None) -> Self:
         """Find the clusters; computes, in two passes over X and those that refine.
 
         Parameters
@@ -223,6 +224,13 @@ class HierarchicalKMeans(
             A DataArray has its dimensions in any order if `feature_axis` is a name.
             Integers and float16 are cast block by block; NaN and infinities refused.
         y : Ignored
+        feature_weight : array-like, dask array, zarr.Array or xarray.DataArray of \
+                shape (n_features,), default=None
+            Weights, finite and not negative, as the `sample_weight` of scikit-learn:
+            2 counts as the feature twice in training and in `inertia_`; 0 leaves it
+            out of training, but it is labelled and counted in `sizes_`. Lazy weights
+            are computed at once (8 bytes a feature, here). None: all count once. The
+            means of `transform` are not weighted unless that is asked for.
 
         Returns
         -------
@@ -231,14 +239,15 @@ class HierarchicalKMeans(
         Raises
         ------
         ValueError, TypeError
-            If a parameter or X breaks its rule; before X is read where possible.
+            If a parameter, X or a weight breaks its rule; before X is read where
+            possible.
         MemoryError
             If a worker, or this machine, cannot hold a task; before X is read.
         """
         parameters = self.get_params(deep=False)
         checks.check_parameters(parameters)
         X, features = labelled.unlabel(X, self.feature_axis)
-        job = self._job(X)
+        job = self._job(X, feature_weight)
         described = inputs.describe(X, job.features, self._axis)
         seconds: dict[str, float] = {}
         with (
@@ -262,7 +271,9 @@ class HierarchicalKMeans(
         return self
 
     def plan(self, X: Any) -> Plan:
-        """Tell what `fit` will read, write, hold and run; computes nothing.
+        """Tell what `fit` without weights will read, write, hold and run.
+
+        Computes nothing.
 
         Parameters
         ----------
@@ -428,18 +439,24 @@ class HierarchicalKMeans(
         names: Array = super().get_feature_names_out(input_features)
         return names
 
-    def _job(self, X: Any) -> Job:
-        """Check X; collect what the stages need."""
+    def _job(self, X: Any, feature_weight: Any = None) -> Job:
+        """Check X and weights; collect what the stages need."""
         features = self._take(X, reset=True)
-        n_clusters = checks.at_most_features(self.n_clusters, self.n_features_in_)
+        weights = inputs.read_weights(feature_weight, self.n_features_in_)
+        features, weighted = features.weighted(weights), weights is not None
+        n_trained = features.n_trainable
+        n_clusters = checks.at_most_features(
+            self.n_clusters, n_trained, weighted=weighted
+        )
         init = checks.check_init(self.init, self.n_clusters, features.blocks.shape[1])
         if self.metric == "cosine":
             features = replace(features, in_place=None)
             init = checks.check_directions(init)
         most = self.max_features_per_cluster
-        n_rows = min(self.n_features_in_, (most or self.n_features_in_) * n_clusters)
+        n_rows = min(n_trained, (most or n_trained) * n_clusters)
         runner = Runner.find(features.blocks, in_memory=features.in_memory)
-        how = (self._schedule(), self.allocation, self.refine, init)
+        schedule = self._schedule(weighted=weighted)
+        how = (schedule, self.allocation, self.refine, init)
         return Job(features, n_clusters, n_rows, *how, runner)
 
     def _take(self, X: Any, *, reset: bool, join: bool = True) -> Features:
@@ -459,10 +476,11 @@ class HierarchicalKMeans(
             )
         return features
 
-    def _schedule(self) -> Schedule:
+    def _schedule(self, *, weighted: bool) -> Schedule:
         method = self.init if isinstance(self.init, str) else "k-means++"
         how_long = (self.batch_size, self.n_init, self.max_no_improvement)
-        return Schedule(method, *how_long, unit=self.metric == "cosine")
+        unit = self.metric == "cosine"
+        return Schedule(method, *how_long, unit=unit, weighted=weighted)
 
     def _set_fitted(
         self, features: Features, hierarchy: Hierarchy, found: Labels, owner: object
@@ -475,7 +493,7 @@ class HierarchicalKMeans(
         self.sizes_ = found.sizes[used]
         self.offset_, self.coarse_centers_ = hierarchy.offset, hierarchy.coarse
         self.cluster_centers_, self.parents_ = hierarchy.fine, hierarchy.parents
-        self.cluster_inertia_ = found.inertia[used]
+        self.cluster_inertia_ = np.ldexp(found.inertia[used], features.weight_exponent)
         self.compared_ = hierarchy.compared
         self.inertia_ = float(self.cluster_inertia_.sum())
         self.n_clusters_ = self._n_features_out = len(self.sizes_)

@@ -91,6 +91,7 @@ def sizes_of(job: Job) -> Sizes:
         refine=job.refine,
         batch_size=job.schedule.batch_size,
         n_init=job.schedule.n_init,
+        n_trainable=features.n_trainable if job.schedule.weighted else 0,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -21,7 +21,8 @@ from dask.base import is_dask_collection, tokenize
 from sklearn.utils.validation import check_array
 
 from hkmeans_dask import memory
-from hkmeans_dask.checks import arithmetic_dtype
+from hkmeans_dask.checks import arithmetic_dtype, check_weights, check_weights_shape
+from hkmeans_dask.labelled import is_dataarray
 
 if TYPE_CHECKING:
     from hkmeans_dask.kernels import Array
@@ -65,10 +66,40 @@ class Features:
     read_bytes: int = 0
     """Bytes that reading a block takes for a moment, besides the block."""
 
+    weights: Array | None = None
+    """(n_features,), float64: how often each feature counts, but for a power of two, so
+    that the largest is from 0.5 to 1."""
+
+    weight_exponent: int = 0
+    """Of that power."""
+
     @property
     def whole(self) -> bool:
         """Whether blocks hold whole features."""
         return bool(self.blocks.numblocks[1] == 1)
+
+    @property
+    def n_trainable(self) -> int:
+        """Features that may be trained on: all, or those with a weight above 0."""
+        if self.weights is None:
+            return int(self.blocks.shape[0])
+        return int(np.count_nonzero(self.weights))
+
+    def weight_blocks(self) -> da.Array | None:
+        """Weights as a column in the blocks of X: a task gets those of its block."""
+        if self.weights is None:
+            return None
+        chunks = (self.blocks.chunks[0], 1)
+        column: da.Array = da.from_array(self.weights[:, None], chunks, name=False)
+        return column
+
+    def weighted(self, weights: Array | None) -> Features:
+        """Give the features weights; training rows are then copies, with these."""
+        if weights is None:
+            return self
+        exponent = int(np.frexp(weights.max())[1])
+        scaled = np.ldexp(weights, -exponent)
+        return replace(self, in_place=None, weights=scaled, weight_exponent=exponent)
 
 
 def is_lazy(X: Any) -> bool:
@@ -124,6 +155,41 @@ def read_features(X: Any, feature_axis: int, *, join: bool = True) -> Features:
     dtype = arithmetic_dtype(array.dtype)
     extra = _reading(X, array)
     return Features(array, dtype, None, in_memory=False, read_bytes=extra)
+
+
+def read_weights(given: Any, n_features: int) -> Array | None:
+    """Take `feature_weight` as an array of this process; computes a lazy one.
+
+    Parameters
+    ----------
+    given : array-like, dask array, zarr.Array or DataArray of shape (n_features,), \
+            or None
+    n_features : int
+
+    Returns
+    -------
+    weights : ndarray of shape (n_features,), float64, or None
+        None also if all are 1, which is as without weights.
+
+    Raises
+    ------
+    ValueError
+        If it has another shape, or a value that is no weight.
+    """
+    if given is None:
+        return None
+    given = given.data if is_dataarray(given) else given
+    if not is_lazy(given):
+        given = np.asarray(given)
+    check_weights_shape(given.shape, n_features)
+    if is_zarr(given):
+        from hkmeans_dask import source
+
+        given = source.read(given)
+    elif is_lazy(given):
+        given = given.compute()
+    weights = check_weights(given)
+    return None if (weights == 1).all() else weights
 
 
 def _reading(X: Any, blocks: da.Array) -> int:
@@ -215,7 +281,9 @@ def identify(
     if isinstance(matter["random_state"], np.random.RandomState):
         matter["random_state"] = seed
     values = tokenize(X) if features.in_memory else None
-    return {"parameters": matter, "chunks": features.blocks.chunks, "values": values}
+    found = {"parameters": matter, "chunks": features.blocks.chunks, "values": values}
+    weights = features.weights
+    return found if weights is None else found | {"weights": tokenize(weights)}
 
 
 def _refuse_not_2d(array: Any) -> None:

@@ -231,6 +231,8 @@ def _fill(tile: Array, points: Array, wanted: slice | Index) -> None:
     """Copy the wanted points into a tile, which may have another dtype."""
     if isinstance(wanted, slice) or tile.dtype != points.dtype:
         tile[:] = points[wanted]
+    elif not points.flags.c_contiguous:
+        tile[:] = points[wanted]  # `take` would copy all points first
     else:
         np.take(points, wanted, axis=0, out=tile, mode="clip")
 
@@ -266,9 +268,18 @@ def squared_distances(
     return squared
 
 
-def inertia(points: Array, centers: Array, labels: Index) -> float:
+def inertia(
+    points: Array, centers: Array, labels: Index, weights: Array | None = None
+) -> float:
     """Sum of squared distances to the centers of the labels, in float64."""
-    return float(squared_distances(points, centers, labels).sum(dtype=np.float64))
+    return weighted_sum(squared_distances(points, centers, labels), weights)
+
+
+def weighted_sum(values: Array, weights: Array | None) -> float:
+    """Sum of values, times weights if there are any, in float64."""
+    if weights is None:
+        return float(values.sum(dtype=np.float64))
+    return float(np.einsum("i,i->", values, weights, dtype=np.float64))
 
 
 def to_unit(points: Array) -> tuple[Array, Array]:
@@ -280,7 +291,9 @@ def to_unit(points: Array) -> tuple[Array, Array]:
     return points / np.where(lengths > 0, lengths, 1)[:, None], lengths
 
 
-def sum_by_label(points: Array, labels: Index, n_clusters: int) -> Array:
+def sum_by_label(
+    points: Array, labels: Index, n_clusters: int, weights: Array | None = None
+) -> Array:
     """Sum the points of each label.
 
     Parameters
@@ -288,6 +301,8 @@ def sum_by_label(points: Array, labels: Index, n_clusters: int) -> Array:
     points : ndarray of shape (n_points, n_dims), any real dtype
     labels : ndarray of shape (n_points,), int
     n_clusters : int
+    weights : ndarray of shape (n_points,), optional
+        By which points are multiplied first.
 
     Returns
     -------
@@ -301,8 +316,9 @@ def sum_by_label(points: Array, labels: Index, n_clusters: int) -> Array:
     tile = np.empty((min(SUM_TILE, len(points)), min(SUM_DIMS, points.shape[1])))
     for part in _tiles(len(points), SUM_TILE):
         height = part.stop - part.start
+        values = np.ones(height) if weights is None else weights[part].astype(float)
         indicator = scipy.sparse.csc_array(
-            (np.ones(height), labels[part], np.arange(height + 1)),
+            (values, labels[part], np.arange(height + 1)),
             shape=(n_clusters, height),
         )
         for dims in _tiles(points.shape[1], SUM_DIMS):

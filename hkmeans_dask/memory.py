@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hkmeans_dask.kernels import SUM_DIMS, SUM_TILE, TILE_BYTES, tile_height
-from hkmeans_dask.ranks import KEYS_AT_ONCE, part_bounds
+from hkmeans_dask.ranks import KEYS_AT_ONCE, count_parts
 from hkmeans_dask.rows import PARTITION_BYTES, PIECE_BYTES, coarse_rows
 from hkmeans_dask.seeding import MOST_AMONG
 
@@ -109,21 +109,44 @@ class Sizes:
     batch_size: int = 1000
     n_init: int = 10
 
+    n_trainable: int = 0
+    """Features with a weight above 0; 0 where features have no weights."""
+
     @property
     def row(self) -> int:
         """Bytes of one feature in the arithmetic."""
         return self.n_samples * self.itemsize
 
     @property
+    def weighted(self) -> bool:
+        """Whether features have weights."""
+        return self.n_trainable > 0
+
+    @property
+    def kept_row(self) -> int:
+        """Bytes of one training row: a feature, and its weight."""
+        return self.row + self.itemsize * self.weighted
+
+    @property
     def rows(self) -> int:
         """Bytes of the training rows that have to be copied."""
-        return self.n_rows * self.row if self.copied else 0
+        return self.n_rows * self.kept_row if self.copied else 0
+
+    @property
+    def n_parts(self) -> int:
+        """Parts of the training rows."""
+        n_features = self.n_trainable or self.n_features
+        return count_parts(n_features, self.n_rows * self.kept_row)
 
     @property
     def part_rows(self) -> int:
         """Training rows of one part."""
-        bounds = part_bounds(self.n_features, self.n_rows * self.row)
-        return -(-self.n_rows // len(bounds))
+        return -(-self.n_rows // self.n_parts)
+
+    @property
+    def block_weights(self) -> int:
+        """Bytes of the weights of a block, and of distances times weights."""
+        return 2 * LABEL * self.block_rows * self.weighted
 
 
 def reading(
@@ -210,16 +233,18 @@ def _kept(sizes: Sizes) -> int:
     """Bytes of the kept rows of a block, with the copy before a cast."""
     if not sizes.copied:
         return 0
-    n_kept = -(-sizes.block_rows * sizes.n_rows // sizes.n_features)
-    return n_kept * (sizes.row + (sizes.block_bytes // max(1, sizes.block_rows)))
+    n_features = sizes.n_trainable or sizes.n_features
+    n_kept = min(-(-sizes.block_rows * sizes.n_rows // n_features), sizes.n_rows)
+    given = sizes.block_bytes // max(1, sizes.block_rows)
+    return n_kept * (sizes.kept_row + max(given, sizes.row * sizes.weighted))
 
 
 def _sample(sizes: Sizes, *, on_disk: bool) -> int:
     block = sizes.block_bytes if sizes.read_bytes else 0
     kept = _kept(sizes)
     keys = 2 * LABEL * min(KEYS_AT_ONCE, sizes.block_rows)
-    part = sizes.part_rows * sizes.row if sizes.copied else 0
-    one = max(block + sizes.read_bytes, block + kept + keys)
+    part = sizes.part_rows * sizes.kept_row if sizes.copied else 0
+    one = max(block + sizes.read_bytes, block + kept + keys) + sizes.block_weights
     join = part + kept + 2 * PIECE_BYTES + 4 * LABEL * sizes.part_rows
     # Rows of one part wait to be joined while those of the next are read; in memory
     # both are among the rows that are held.
@@ -237,6 +262,7 @@ def training(rows: int, n_clusters: int, sizes: Sizes) -> int:
     candidates = 3 * sizes.n_init * seeding * max(itemsize, LABEL)
     moved = rows * row // 4
     labels = rows * (5 * LABEL + 2 * itemsize)
+    labels += rows * (LABEL + itemsize) * sizes.weighted
     centers = n_clusters * sizes.n_samples * (3 * 8 + 3 * itemsize)
     return max(pairs + candidates, moved + labels + tiles(n_clusters, sizes)) + centers
 
@@ -250,29 +276,30 @@ def tiles(n_clusters: int, sizes: Sizes) -> int:
 
 
 def _coarse(sizes: Sizes) -> int:
-    rows = min(coarse_rows(sizes.n_big, sizes.row), sizes.n_rows)
-    gathered = rows * sizes.row + PIECE_BYTES
+    rows = min(coarse_rows(sizes.n_big, sizes.kept_row), sizes.n_rows)
+    gathered = rows * sizes.kept_row + PIECE_BYTES
     from_part = gathered * sizes.part_rows // max(1, sizes.n_rows)
     return gathered + max(from_part, training(rows, sizes.n_big, sizes))
 
 
 def _partition(sizes: Sizes) -> int:
-    part = sizes.part_rows * sizes.row if sizes.copied else 0
+    part = sizes.part_rows * sizes.kept_row if sizes.copied else 0
     order = sizes.part_rows * 6 * LABEL
-    return part + order + 2 * PIECE_BYTES + tiles(sizes.n_big, sizes)
+    tile = tiles(sizes.n_big, sizes) * (1 + sizes.weighted)
+    return part + order + 2 * PIECE_BYTES + tile
 
 
 def _fine(sizes: Sizes) -> int:
-    fitting = max(1, PARTITION_BYTES // max(1, sizes.row))
+    fitting = max(1, PARTITION_BYTES // max(1, sizes.kept_row))
     rows = min(sizes.n_rows, fitting)
     share = min(sizes.n_clusters, rows, UNEVEN * -(-sizes.n_clusters // sizes.n_big))
-    return rows * sizes.row + PIECE_BYTES + training(rows, share, sizes)
+    return rows * sizes.kept_row + PIECE_BYTES + training(rows, share, sizes)
 
 
 def _label(sizes: Sizes) -> int:
     block = sizes.block_bytes if sizes.read_bytes else 0
     cast = sizes.block_rows * sizes.row if sizes.cast else 0
-    labels = sizes.block_rows * (5 * LABEL + sizes.itemsize)
+    labels = sizes.block_rows * (5 * LABEL + sizes.itemsize) + sizes.block_weights
     keys = 2 * LABEL * min(KEYS_AT_ONCE, sizes.block_rows)
     centers = 3 * (sizes.n_clusters + sizes.n_big) * sizes.row
     work = cast + labels + max(_kept(sizes) + keys, tiles(sizes.n_clusters, sizes))

@@ -63,6 +63,8 @@ class Schedule(NamedTuple):
     max_no_improvement: int | None
     unit: bool = False
     """Whether points and centers have unit length (spherical k-means)."""
+    weighted: bool = False
+    """Whether points have weights: how often each counts."""
 
 
 class State(NamedTuple):
@@ -71,8 +73,8 @@ class State(NamedTuple):
     centers: Array
     """(n_clusters, n_dims), the dtype of the points."""
 
-    counts: Index
-    """(n_clusters,), the points of the last batch in each cluster."""
+    counts: Array
+    """(n_clusters,), the points of the last batch in each cluster, or their weights."""
 
     explained: float
     """Sum of squared norms of the last batch minus its inertia about the centers."""
@@ -97,6 +99,7 @@ def train(
     rng: np.random.Generator,
     seeds: Array | None = None,
     spread: float = 0.0,
+    weights: Array | None = None,
 ) -> Array:
     """Cluster `points` into exactly `n_clusters` clusters, none of them empty.
 
@@ -114,36 +117,53 @@ def train(
     spread : float, default=0
         What counts as an improvement is measured against this mean squared distance
         of a point, if it is not 0, instead of against that of these points.
+    weights : ndarray of shape (n_points,), the dtype of `points`, optional
+        All positive: how often each point counts.
 
     Returns
     -------
     centers : ndarray of shape (n_clusters, n_dims), the dtype of `points`
     """
     if seeds is None:
-        centers = _seed(points, n_clusters, schedule, rng)
+        centers = _seed(points, n_clusters, schedule, rng, weights)
     else:
         centers = np.resize(seeds[:n_clusters], (n_clusters, points.shape[1]))
         centers = occupy(points, centers)
     state = State.start(centers)
     for size in _growing_sizes(schedule.batch_size, len(points)):
-        state = update(state, points[:size], schedule.unit)
-    state = _full_passes(state, points, schedule, spread * len(points))
+        state = update(state, points[:size], schedule.unit, _first(weights, size))
+    yardstick = spread * _total(points, weights)
+    state = _full_passes(state, points, schedule, yardstick, weights)
     if _all_occupied(state, points):
         return state.centers
     return occupy(points, state.centers)
 
 
+def _first(weights: Array | None, size: int) -> Array | None:
+    return None if weights is None else weights[:size]
+
+
+def _total(points: Array, weights: Array | None) -> float:
+    """Count the points, each as often as its weight says."""
+    return len(points) if weights is None else float(weights.sum(dtype=np.float64))
+
+
 def _seed(
-    points: Array, n_clusters: int, schedule: Schedule, rng: np.random.Generator
+    points: Array,
+    n_clusters: int,
+    schedule: Schedule,
+    rng: np.random.Generator,
+    weights: Array | None,
 ) -> Array:
     """Seed on a prefix of two batches, or of two points per cluster if more."""
-    prefix = points[: 2 * max(schedule.batch_size, n_clusters)]
+    size = 2 * max(schedule.batch_size, n_clusters)
     seed = (
         seeding.seed_random
         if schedule.init == "random"
         else seeding.seed_kmeans_plusplus
     )
-    return seed(prefix, n_clusters, schedule.n_init, rng)
+    n_init, prefix = schedule.n_init, points[:size]
+    return seed(prefix, n_clusters, n_init, rng, _first(weights, size))
 
 
 def _growing_sizes(batch_size: int, n_points: int) -> Iterator[int]:
@@ -154,7 +174,9 @@ def _growing_sizes(batch_size: int, n_points: int) -> Iterator[int]:
         size *= 2
 
 
-def update(state: State, batch: Array, unit: bool = False) -> State:
+def update(
+    state: State, batch: Array, unit: bool = False, weights: Array | None = None
+) -> State:
     """Move each center to the mean of the points of `batch` nearest to it.
 
     A center without points stays. What the new means explain follows from the float64
@@ -166,6 +188,8 @@ def update(state: State, batch: Array, unit: bool = False) -> State:
     batch : ndarray of shape (n_points, n_dims), the dtype of the centers
     unit : bool, default=False
         Whether means are scaled to unit length.
+    weights : ndarray of shape (n_points,), optional
+        How often each point counts.
 
     Returns
     -------
@@ -174,33 +198,38 @@ def update(state: State, batch: Array, unit: bool = False) -> State:
     """
     n_clusters = len(state.centers)
     labels = kernels.assign(batch, state.centers)
-    sums = _sums(state, batch, labels)
-    counts = np.bincount(labels, minlength=n_clusters)
-    means, weights = kernels.centers_of(sums, counts, unit)
+    sums = _sums(state, batch, labels, weights)
+    counts = np.bincount(labels, weights, minlength=n_clusters)
+    means, mass = kernels.centers_of(sums, counts, unit)
     centers = state.centers.copy()
-    np.copyto(centers, means, "same_kind", where=weights[:, None] > 0)
-    explained = float(np.einsum("ij,ij->i", means, means) @ weights)
+    np.copyto(centers, means, "same_kind", where=mass[:, None] > 0)
+    explained = float(np.einsum("ij,ij->i", means, means) @ mass)
     if unit:
-        explained += float(weights.sum()) - len(batch)
+        explained += float(mass.sum()) - _total(batch, weights)
     return State(centers, counts, explained, labels, sums)
 
 
-def _sums(state: State, batch: Array, labels: Index) -> Array:
+def _sums(state: State, batch: Array, labels: Index, weights: Array | None) -> Array:
     """Sum the batch by label; of the same batch again, only what has changed."""
     n_clusters = len(state.centers)
     if len(labels) == len(state.labels):
         moved = np.flatnonzero(labels != state.labels)
         if 4 * len(moved) < len(labels):
             points, old, new = batch[moved], state.labels[moved], labels[moved]
-            gained = kernels.sum_by_label(points, new, n_clusters)
-            gained -= kernels.sum_by_label(points, old, n_clusters)
+            theirs = None if weights is None else weights[moved]
+            gained = kernels.sum_by_label(points, new, n_clusters, theirs)
+            gained -= kernels.sum_by_label(points, old, n_clusters, theirs)
             gained += state.sums
             return gained
-    return kernels.sum_by_label(batch, labels, n_clusters)
+    return kernels.sum_by_label(batch, labels, n_clusters, weights)
 
 
 def _full_passes(
-    state: State, points: Array, schedule: Schedule, yardstick: float
+    state: State,
+    points: Array,
+    schedule: Schedule,
+    yardstick: float,
+    weights: Array | None,
 ) -> State:
     """Update on all points until `max_no_improvement` batches' worth was idle.
 
@@ -209,11 +238,11 @@ def _full_passes(
     The state of lowest inertia is given back; its centers are means of its labels.
     """
     batches = max(1, len(points) // schedule.batch_size)
-    energy = float(np.einsum("ij,ij->i", points, points).sum(dtype=np.float64))
+    energy = kernels.weighted_sum(np.einsum("ij,ij->i", points, points), weights)
     best, lowest, idle, further = state, np.inf, 0, FURTHER
     for _ in range(MAX_PASSES):
         before = state.centers
-        state = update(state, points, schedule.unit)
+        state = update(state, points, schedule.unit, weights)
         if not state.counts.all():
             state = state._replace(centers=occupy(points, state.centers))
         inertia = energy - state.explained

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from hkmeans_dask import memory, minibatch, ranks
+from hkmeans_dask import memory, minibatch
 from hkmeans_dask.fitting import rows_go_to_disk, sizes_of, whole_chunks
 from hkmeans_dask.stages.label import group_blocks
 from hkmeans_dask.work_dir import LABEL_BYTES
@@ -148,7 +148,7 @@ def plan_fit(job: Job, stored_bytes: int, work_dir: Any) -> Plan:
 
 
 def _tasks(sizes: Sizes, chunks: tuple[int, ...], by_inertia: bool) -> dict[str, int]:
-    n_parts = len(ranks.part_bounds(sizes.n_features, sizes.n_rows * sizes.row))
+    n_parts = sizes.n_parts
     n_groups = len(group_blocks(chunks)[1]) - 1
     tasks = {
         "sample": len(chunks) + n_parts + 1,  # the check

@@ -48,33 +48,49 @@ def keys(seed: int, start: int, stop: int) -> Array:
     return drawn[start % 4 :]
 
 
-def key_limit(seed: int, n_features: int, n_rows: int) -> int:
-    """Highest key of the `n_rows` features that are kept."""
+def key_limit(
+    seed: int, n_features: int, n_rows: int, weights: Array | None = None
+) -> int:
+    """Highest key of the `n_rows` features that are kept; none of weight 0 is."""
     if n_rows >= n_features:
         return int(np.iinfo(np.uint64).max)
     lowest = np.empty(0, np.uint64)
     step = max(KEYS_AT_ONCE, n_rows)
     for start in range(0, n_features, step):
         new = keys(seed, start, min(start + step, n_features))
+        if weights is not None:
+            new = new[weights[start : start + step] > 0]
         lowest = np.concatenate([lowest, new])
         if len(lowest) > n_rows:
             lowest = np.partition(lowest, n_rows - 1)[:n_rows]
     return int(lowest.max())
 
 
-def kept(seed: int, limit: int, start: int, stop: int) -> tuple[Index, Array]:
-    """Features of a range that are kept, ascending, and their keys."""
+def kept(
+    seed: int, limit: int, start: int, stop: int, weights: Array | None = None
+) -> tuple[Index, Array]:
+    """Features of a range that are kept, ascending, and their keys.
+
+    Those of weight 0 are not; `weights` are those of the range.
+    """
     features, drawn = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
     for first in range(start, stop, KEYS_AT_ONCE):
         some = keys(seed, first, min(first + KEYS_AT_ONCE, stop))
-        chosen = np.flatnonzero(some <= limit)
+        low = some <= limit
+        if weights is not None:
+            low &= weights[first - start : first - start + len(some)] > 0
+        chosen = np.flatnonzero(low)
         features.append(first + chosen)
         drawn.append(some[chosen])
     return np.concatenate(features), np.concatenate(drawn)
 
 
-def part_bounds(n_features: int, n_bytes: int) -> list[tuple[int, int]]:
+def part_bounds(
+    n_features: int, n_bytes: int, weights: Array | None = None
+) -> list[tuple[int, int]]:
     """Cut the feature axis into ranges, by the bytes of all training rows.
+
+    Each range has as many features, or as many that have a weight above 0.
 
     Examples
     --------
@@ -83,11 +99,22 @@ def part_bounds(n_features: int, n_bytes: int) -> list[tuple[int, int]]:
     >>> part_bounds(900, 300 * 2**20)[:2]
     [(0, 90), (90, 180)]
     """
-    n_parts = 1
-    if n_bytes > ONE_PART_BYTES:
-        n_parts = min(MAX_PARTS, n_features, -(-n_bytes // PART_BYTES))
-    cuts = [n_features * part // n_parts for part in range(n_parts + 1)]
+    if weights is None:
+        n_parts = count_parts(n_features, n_bytes)
+        cuts = [n_features * part // n_parts for part in range(n_parts + 1)]
+    else:
+        trained = np.flatnonzero(weights)
+        n_parts = count_parts(len(trained), n_bytes)
+        firsts = [len(trained) * part // n_parts for part in range(1, n_parts)]
+        cuts = [0, *trained[firsts].tolist(), n_features]
     return list(itertools.pairwise(cuts))
+
+
+def count_parts(n_features: int, n_bytes: int) -> int:
+    """Count the ranges of `part_bounds`, of features that may be kept."""
+    if n_bytes <= ONE_PART_BYTES:
+        return 1
+    return min(MAX_PARTS, n_features, -(-n_bytes // PART_BYTES))
 
 
 def checksum(rows: Array, row_keys: Array) -> int:

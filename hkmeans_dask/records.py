@@ -28,6 +28,9 @@ class Coarse(NamedTuple):
     unit: bool = False
     """Whether training rows and centers have unit length."""
 
+    weighted: bool = False
+    """Whether training rows have weights, in their last column."""
+
     @property
     def origins(self) -> Array:
         """From where the rows of each big cluster are seen: its center.

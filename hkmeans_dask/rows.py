@@ -1,6 +1,8 @@
 """Training rows in groups, in memory or in a file, and how they are gathered.
 
-In memory rows are an array and an order; nothing is copied. In a file they are cut into
+In memory rows are an array and an order; nothing is copied. Features that have weights
+have them in the last column of their rows: they are kept, checked and sorted with them,
+and split off where the rows are used. In a file they are cut into
 *pieces*, and a group is read from its own pieces only. The file is nothing but their
 bytes, keys first; a record beside it tells how they are cut, and their checksums::
 
@@ -39,6 +41,9 @@ COARSE_BYTES = 160 * 2**20
 
 OFFSET_ROWS = 2048
 """Rows whose mean is the offset."""
+
+MOVED_ROWS = 1024
+"""Rows that move at once where weights are split off."""
 
 KEY = np.dtype(np.uint64)
 
@@ -249,11 +254,44 @@ def gather_partition(
     group: int,
     center: Array,
     most: int | None = None,
-) -> Array:
-    """Rows of one big cluster as seen from its center; see `gather`."""
+    *,
+    weighted: bool = False,
+) -> tuple[Array, Array | None]:
+    """Rows of one big cluster as seen from its center, and weights; see `gather`."""
     gathered = gather(parts, group, most, PARTITION_BYTES)
-    gathered -= center
-    return gathered
+    points, weights = split_weights(gathered) if weighted else (gathered, None)
+    points -= center
+    return points, weights
+
+
+def join_weights(points: Array, weights: Array) -> Array:
+    """Rows with weights in their last column; none that is positive becomes 0."""
+    least = np.finfo(points.dtype).tiny
+    column = np.maximum(weights.astype(points.dtype), least)
+    return np.column_stack([points, column])
+
+
+def points_of(rows: Array, *, weighted: bool) -> Array:
+    """View rows without the weights in their last column, if they have them."""
+    return rows[:, :-1] if weighted else rows
+
+
+def split_weights(rows: Array) -> tuple[Array, Array]:
+    """Split off the weights in the last column; uses up the memory of the rows.
+
+    Returns
+    -------
+    points : ndarray of shape (n_rows, n_samples)
+        Contiguous, where the rows were.
+    weights : ndarray of shape (n_rows,)
+    """
+    n_rows, width = len(rows), rows.shape[1] - 1
+    weights = rows[:, -1].copy()
+    points = rows.reshape(-1)[: n_rows * width].reshape(n_rows, width)
+    for start in range(0, n_rows, MOVED_ROWS):
+        moved = slice(start, start + MOVED_ROWS)
+        points[moved] = rows[moved, :-1]
+    return points, weights
 
 
 def _joined(parts: Sequence[Any], group: int, limit: int) -> Array:

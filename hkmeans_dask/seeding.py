@@ -18,7 +18,11 @@ MOST_AMONG = 4096
 
 
 def seed_kmeans_plusplus(
-    points: Array, n_clusters: int, n_init: int, rng: np.random.Generator
+    points: Array,
+    n_clusters: int,
+    n_init: int,
+    rng: np.random.Generator,
+    weights: Array | None = None,
 ) -> Array:
     """Choose the best of `n_init` k-means++ initialisations.
 
@@ -33,6 +37,8 @@ def seed_kmeans_plusplus(
     n_clusters : int
     n_init : int
     rng : numpy.random.Generator
+    weights : ndarray of shape (n_points,), optional
+        All positive: how often each point counts.
 
     Returns
     -------
@@ -49,22 +55,28 @@ def seed_kmeans_plusplus(
     """
     chosen = np.empty((n_clusters, n_init), np.int64)
     potential = np.full((n_init, len(points)), np.inf, points.dtype)
-    distances = _distances_among(points, n_drawn=n_clusters * n_init)
+    distances = _distances_among(points, n_clusters * n_init, weights)
     for step in range(n_clusters):
         if step:
             chosen[step] = _draw_proportional(potential, rng)
-        else:
+        elif weights is None:
             chosen[step] = rng.integers(len(points), size=n_init)
+        else:
+            alike = np.broadcast_to(weights, potential.shape)
+            chosen[step] = _draw_proportional(alike, rng)
         np.minimum(potential, distances(chosen[step]), out=potential)
     best = potential.sum(axis=1, dtype=np.float64).argmin()
     return points[chosen[:, best]]
 
 
-def _distances_among(points: Array, n_drawn: int) -> Callable[[Index], Array]:
+def _distances_among(
+    points: Array, n_drawn: int, weights: Array | None
+) -> Callable[[Index], Array]:
     """Return a function that gives squared distances of points `picked` to all.
 
-    Where about as many will be drawn as there are points, one product of all with all
-    is faster than many small ones.
+    They are multiplied by the weights of the latter, if there are any. Where about as
+    many will be drawn as there are points, one product of all with all is faster than
+    many small ones.
     """
     norms = np.einsum("ij,ij->i", points, points)
     columns = points.T
@@ -77,7 +89,8 @@ def _distances_among(points: Array, n_drawn: int) -> Callable[[Index], Array]:
         found += norms
         found += norms[picked, None]
         found[np.arange(len(found)), np.arange(len(points))[picked]] = 0
-        return np.maximum(found, 0, out=found)
+        np.maximum(found, 0, out=found)
+        return found if weights is None else np.multiply(found, weights, out=found)
 
     if n_drawn < len(points) or len(points) > MOST_AMONG:
         return squared
@@ -97,18 +110,26 @@ def _draw_proportional(weights: Array, rng: np.random.Generator) -> Index:
 
 
 def seed_random(
-    points: Array, n_clusters: int, n_init: int, rng: np.random.Generator
+    points: Array,
+    n_clusters: int,
+    n_init: int,
+    rng: np.random.Generator,
+    weights: Array | None = None,
 ) -> Array:
     """Choose the best of `n_init` draws of `n_clusters` different rows.
+
+    With weights, these are how often a row is drawn.
 
     Returns
     -------
     centers : ndarray of shape (n_clusters, n_dims), the dtype of `points`
     """
     best, lowest = points[:n_clusters], np.inf
+    chances = None if weights is None else weights / weights.sum(dtype=np.float64)
     for _ in range(n_init):
-        centers = points[rng.choice(len(points), n_clusters, replace=False)]
-        potential = inertia(points, centers, assign(points, centers))
+        drawn = rng.choice(len(points), n_clusters, replace=False, p=chances)
+        centers = points[drawn]
+        potential = inertia(points, centers, assign(points, centers), weights)
         if potential < lowest:
             best, lowest = centers, potential
     return best

@@ -300,7 +300,7 @@ def rows_of(partitions):
     """Gather the rows of each big cluster."""
     parts = partitions.parts.compute()
     bigs = zip(partitions.groups, partitions.coarse.centers, strict=True)
-    return [rows_module.gather_partition(parts, *big) for big in bigs]
+    return [rows_module.gather_partition(parts, *big)[0] for big in bigs]
 
 
 @dtypes

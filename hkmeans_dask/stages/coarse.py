@@ -5,8 +5,8 @@ from the whole feature axis, so each batch of them is fair although chunks are o
 in space. The chain of updates runs inside one task: as a task each, an update of a
 thousand rows would take less time than its scheduling (2 to 3 ms on a cluster).
 
-The offset, the mean of the very first rows, is removed from all rows for good: any
-offset near the mean saves the digits, and that of 2048 rows costs nothing.
+The offset, the (weighted) mean of the very first rows, is removed from all rows for
+good: any offset near the mean saves the digits, and that of 2048 rows costs nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from hkmeans_dask import kernels
 from hkmeans_dask.execution import one_blas_thread, task
 from hkmeans_dask.minibatch import Schedule, train
 from hkmeans_dask.records import Coarse
-from hkmeans_dask.rows import OFFSET_ROWS, coarse_rows, gather, row_bytes
+from hkmeans_dask.rows import (
+    OFFSET_ROWS,
+    coarse_rows,
+    gather,
+    row_bytes,
+    split_weights,
+)
 
 if TYPE_CHECKING:
     from hkmeans_dask.execution import Runner
@@ -60,7 +66,8 @@ def train_coarse(
         trained = task("coarse", _train, parts, n_big, schedule, seed, init, workspace)
         (found,) = runner.compute(trained)
     spread = float(found["spread"])
-    return Coarse(found["offset"], found["centers"], spread, schedule.unit)
+    what = (schedule.unit, schedule.weighted)
+    return Coarse(found["offset"], found["centers"], spread, *what)
 
 
 @one_blas_thread
@@ -74,17 +81,34 @@ def _train(
 ) -> Arrays:
     width = row_bytes(parts[0].like)
     n_rows = coarse_rows(n_big if init is None else 1, width)
-    points = gather(parts, 0, n_rows, n_rows * width)
-    first = points[:OFFSET_ROWS]
-    offset = first.mean(axis=0, dtype=np.float64).astype(points.dtype)
+    points, weights = gather(parts, 0, n_rows, n_rows * width), None
+    if schedule.weighted:
+        points, weights = split_weights(points)
+    offset = _mean(points[:OFFSET_ROWS], weights).astype(points.dtype)
     if schedule.unit:
         offset[:] = 0  # directions are seen from the origin
-    points = points if init is None else init.astype(points.dtype)
+    if init is not None:
+        points, weights = init.astype(points.dtype), None
     points -= offset
     rng = np.random.default_rng([seed, 0])
-    centers = train(points, min(n_big, len(points)), schedule, rng)
+    n_big = min(n_big, len(points))
+    centers = train(points, n_big, schedule, rng, weights=weights)
     labels = kernels.assign(points, centers)
-    spread = kernels.inertia(points, centers, labels) / len(points)
+    total = kernels.weighted_sum(np.ones(len(points)), weights)
+    spread = kernels.inertia(points, centers, labels, weights) / total
     return workspace.save(
         "coarse", offset=offset, centers=centers + offset, spread=np.array(spread)
     )
+
+
+def _mean(points: Array, weights: Array | None) -> Array:
+    """Mean of the points, each as often as its weight says, in float64."""
+    mean: Array
+    if weights is None:
+        mean = points.mean(axis=0, dtype=np.float64)
+        return mean
+    weights = weights[: len(points)]
+    alike = np.zeros(len(points), np.int64)
+    sums = kernels.sum_by_label(points, alike, 1, weights)
+    mean = sums[0] / weights.sum(dtype=np.float64)
+    return mean

@@ -87,11 +87,13 @@ def _train(
     workspace: InMemory | OnDisk,
     name: str,
 ) -> Arrays:
-    points = gather_partition(parts, group, origin)
+    weighted = schedule.weighted
+    points, weights = gather_partition(parts, group, origin, weighted=weighted)
     rng = np.random.default_rng(entropy)
     seeds = None if given is None else given - origin
-    centers = train(points, n_clusters, schedule, rng, seeds, yardstick) + origin
-    return workspace.save(name, centers=centers)
+    how = (schedule, rng, seeds, yardstick, weights)
+    centers = train(points, n_clusters, *how)
+    return workspace.save(name, centers=centers + origin)
 
 
 @one_blas_thread

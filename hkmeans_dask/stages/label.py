@@ -40,7 +40,8 @@ class Labels(NamedTuple):
     """(n_clusters,), int64; zero where no feature chose a cluster."""
 
     inertia: Array
-    """(n_clusters,), float64: sums of squared distances, added in feature order."""
+    """(n_clusters,), float64: sums of squared distances (times the weights of the
+    features), added in feature order."""
 
     total: int
     """Checksum of the training rows as read now; 0 if X is in this process."""
@@ -51,7 +52,7 @@ class Block(NamedTuple):
 
     labels: Array
     distances: Array
-    """Squared, to the center of the label."""
+    """Squared, to the center of the label; times the weight if there are weights."""
     total: int
 
 
@@ -84,8 +85,8 @@ def label_features(
     chunks = features.blocks.chunks[0]
     limit = None
     if features.in_place is None:
-        limit = ranks.key_limit(seed, sum(chunks), n_rows)
-    options = (model, seed, limit)
+        limit = ranks.key_limit(seed, sum(chunks), n_rows, features.weights)
+    options = (model, seed, limit, features.weight_blocks())
     labelled = [
         row[0] for row in map_blocks("label", _label, features.blocks, *options)
     ]
@@ -152,14 +153,18 @@ def _label(
     model: Arrays,
     seed: int,
     limit: int | None,
+    weights: Array | None,
 ) -> Block:
     hierarchy = Hierarchy.of(model)
     points = hierarchy.points(block)
     labels = hierarchy.label(points)
     distances = kernels.squared_distances(points, hierarchy.fine, labels)
+    if weights is not None:
+        weights = weights[:, 0]
+        distances = distances * weights
     total = 0
     if limit is not None:
-        kept, keys = ranks.kept(seed, limit, start, start + len(points))
+        kept, keys = ranks.kept(seed, limit, start, start + len(points), weights)
         total = ranks.checksum(points[kept - start], keys)
     return Block(labels.astype(np.int32), distances, total)
 

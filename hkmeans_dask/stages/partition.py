@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hkmeans_dask import kernels
-from hkmeans_dask.allocation import allocate_distinct, gain_weights
+from hkmeans_dask.allocation import allocate_distinct, gain_weights, integer_weights
 from hkmeans_dask.execution import Runner, one_blas_thread, task
 from hkmeans_dask.hierarchy import label_coarse
 from hkmeans_dask.records import Partitions
@@ -24,10 +24,13 @@ from hkmeans_dask.rows import (
     Rows,
     StoredRows,
     gather_partition,
+    points_of,
     row_bytes,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dask.delayed import Delayed
 
     from hkmeans_dask.kernels import Array, Index
@@ -54,7 +57,7 @@ def partition(
     coarse : Coarse
     n_clusters : int
     allocation : {'size', 'inertia'}
-        What shares follow: numbers of rows, or sums of squares.
+        What shares follow: numbers of rows (or their weights), or sums of squares.
     init : ndarray of shape (n_clusters, n_samples), optional
         Initial centers: shares then follow their numbers instead.
     workspace : InMemory or OnDisk
@@ -107,14 +110,19 @@ def _share(
     if init is not None:
         weights = _given(init, coarse, kept)
     elif allocation == "inertia":
-        weights = gain_weights(_sum_within(split, coarse, runner)[kept])
+        weights = gain_weights(_add_up(_within, split, coarse, runner)[kept])
+    elif coarse.weighted:
+        weights = integer_weights(_add_up(_weights, split, coarse, runner)[kept])
     else:
         weights = sizes[kept]
 
     def distinct(positions: Index, most: Index) -> Index:
         bigs = kept[positions]
         wanted = zip(bigs.tolist(), coarse.origins[bigs], most.tolist(), strict=True)
-        counts = [task("distinct", _count_distinct, together, *one) for one in wanted]
+        counts = [
+            task("distinct", _count_distinct, together, *one, coarse.weighted)
+            for one in wanted
+        ]
         return np.array(runner.compute(*counts), np.int64)
 
     shares = allocate_distinct(weights, sizes[kept], n_clusters, distinct)
@@ -139,7 +147,8 @@ def _split(
     if (done := workspace.find_rows(name)) is not None:
         return done
     array, order, keys, _, total = part.load()
-    labels = label_coarse(array, coarse.centers, coarse.offset, rows=order)
+    points = points_of(array, weighted=coarse.weighted)
+    labels = label_coarse(points, coarse.centers, coarse.offset, rows=order)
     by_group = np.lexsort((keys, labels))
     sizes = np.bincount(labels, minlength=len(coarse.centers))
     starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -156,37 +165,60 @@ def _totals(split: list[Rows | StoredRows]) -> tuple[Index, Array]:
     return sizes, np.array(total, np.uint64)
 
 
-def _sum_within(split: Parts, coarse: Coarse, runner: Runner) -> Array:
-    """Sum of squares within each big cluster, added up in the order of the parts."""
-    tasks = [task("within", _within, part, coarse.centers) for part in split]
-    within: Array = np.sum(runner.compute(*tasks), axis=0)
-    return within
+def _add_up(
+    measure: Callable[[Rows | StoredRows, Coarse], Array],
+    split: Parts,
+    coarse: Coarse,
+    runner: Runner,
+) -> Array:
+    """Measure each big cluster, and add up in the order of the parts."""
+    tasks = [task("within", measure, part, coarse) for part in split]
+    total: Array = np.sum(runner.compute(*tasks), axis=0)
+    return total
 
 
-def _within(part: Rows | StoredRows, centers: Array) -> Array:
+def _within(part: Rows | StoredRows, coarse: Coarse) -> Array:
     """Sum the squares of one part, row after row, in float64."""
     array, order, _, starts, _ = part.load()
-    labels = np.repeat(np.arange(len(centers)), np.diff(starts))
-    squared = kernels.squared_distances(array, centers, labels, rows=order)
-    within: Array = np.bincount(labels, squared, minlength=len(centers))
+    n_big = len(coarse.centers)
+    labels = np.repeat(np.arange(n_big), np.diff(starts))
+    points = points_of(array, weighted=coarse.weighted)
+    squared = kernels.squared_distances(points, coarse.centers, labels, rows=order)
+    if coarse.weighted:
+        squared *= array[order, -1]
+    within: Array = np.bincount(labels, squared, minlength=n_big)
     return within
+
+
+def _weights(part: Rows | StoredRows, coarse: Coarse) -> Array:
+    """Sum the weights of one part, row after row, in float64."""
+    array, order, _, starts, _ = part.load()
+    n_big = len(coarse.centers)
+    labels = np.repeat(np.arange(n_big), np.diff(starts))
+    weights: Array = np.bincount(labels, array[order, -1], minlength=n_big)
+    return weights
 
 
 def _count_distinct(
-    split: list[Rows | StoredRows], big: int, origin: Array, most: int
+    split: list[Rows | StoredRows],
+    big: int,
+    origin: Array,
+    most: int,
+    weighted: bool = False,
 ) -> int:
     """Count distinct rows of one big cluster up to `most`, on a few parts if so."""
     n_rows = np.cumsum([part.starts[big + 1] - part.starts[big] for part in split])
     enough = int(np.searchsorted(n_rows, 2 * most)) + 1
     all_trained = n_rows[-1] * row_bytes(split[0].like) <= PARTITION_BYTES
     if all_trained and enough < len(split):
-        some = gather_partition(split[:enough], big, origin)
+        some, _ = gather_partition(split[:enough], big, origin, weighted=weighted)
         if kernels.count_distinct(some) >= most:
             return most
-    first = gather_partition(split, big, origin, 2 * most)
+    first, _ = gather_partition(split, big, origin, 2 * most, weighted=weighted)
     distinct = kernels.count_distinct(first)
     if distinct < most and n_rows[-1] > len(first):
-        distinct = kernels.count_distinct(gather_partition(split, big, origin))
+        all_rows, _ = gather_partition(split, big, origin, weighted=weighted)
+        distinct = kernels.count_distinct(all_rows)
     return min(distinct, most)
 
 

@@ -9,8 +9,9 @@ Each pass is a step of Lloyd's algorithm, one read of X::
 
 Every block keeps sums for the clusters present in it, neighbours merge eight at a time
 in the order of the features, in float64: the result hangs on X and its chunks alone. A
-center without features moves to one of the features farthest from their centers, each
-of them in another cluster. Passes end early when moving the centers gains little.
+center without features (of a weight above 0, if they have weights) moves to one of the
+features farthest from their centers, each of them in another cluster. Passes end early
+when moving the centers gains little.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Partial(NamedTuple):
     """(n_present,), ascending: the clusters that these features have."""
 
     counts: Array
-    """(n_present,), features."""
+    """(n_present,), features, or sums of their weights."""
 
     sums: Array
     """(n_present, n_samples), float64."""
@@ -151,7 +152,7 @@ def refine(
 
 def _merged(features: Features, model: Any) -> Delayed:
     """Sum up all blocks, in a tree."""
-    rows = map_blocks("refine", _sum, features.blocks, model)
+    rows = map_blocks("refine", _sum, features.blocks, model, features.weight_blocks())
     partials = [row[0] for row in rows]
     while True:
         partials = [
@@ -184,16 +185,19 @@ def _widen(model: Arrays, exact: bool) -> Arrays:
     return {"total": model["total"], **found._asdict()}
 
 
-def _sum(block: Any, start: int, model: Arrays) -> Partial:
+def _sum(block: Any, start: int, model: Arrays, weights: Array | None) -> Partial:
     """Label a block, and say what its features say about the centers."""
     hierarchy = Hierarchy.of(model)
     points = hierarchy.points(block)
     labels = hierarchy.label(points)
     squared = kernels.squared_distances(points, hierarchy.fine, labels)
     clusters, local = np.unique(labels, return_inverse=True)
-    sums = kernels.sum_by_label(points, local, len(clusters))
-    inertia = float(squared.sum(dtype=np.float64))
-    counts = np.bincount(local)
+    weights = None if weights is None else weights[:, 0]
+    sums = kernels.sum_by_label(points, local, len(clusters), weights)
+    inertia = kernels.weighted_sum(squared, weights)
+    counts = np.bincount(local, weights)
+    if weights is not None:
+        squared[weights == 0] = 0  # no center may move there
     if hierarchy.unit:
         squared[~points.any(axis=1)] = 0  # no center may move there
     return Partial(clusters, counts, sums, inertia, _far(squared, labels, points))
@@ -229,12 +233,12 @@ def _move(
     """Move centers to the means of their features, and those without to far ones."""
     hierarchy = Hierarchy.of(model)
     fine, unit = hierarchy.fine.copy(), hierarchy.unit
-    means, weights = kernels.centers_of(found.sums, found.counts, bool(unit))
-    filled = weights > 0
+    means, mass = kernels.centers_of(found.sums, found.counts, bool(unit))
+    filled = mass > 0
     fine[found.clusters[filled]] = means[filled]
     steps = (fine - hierarchy.fine)[found.clusters].astype(np.float64)
-    gain = weights @ np.einsum("ij,ij->i", steps, steps)
-    empty = np.setdiff1d(np.arange(len(fine)), found.clusters)
+    gain = mass @ np.einsum("ij,ij->i", steps, steps)
+    empty = np.setdiff1d(np.arange(len(fine)), found.clusters[found.counts > 0])
     seeds = found.far.rows[found.far.squared > 0][: len(empty)]
     fine[empty[: len(seeds)]] = seeds
     settled = gain <= TOLERANCE * found.inertia and not len(seeds)

@@ -15,7 +15,7 @@ from dask.delayed import delayed
 
 from hkmeans_dask import kernels, ranks
 from hkmeans_dask.execution import Runner, map_blocks, task
-from hkmeans_dask.rows import Rows
+from hkmeans_dask.rows import Rows, join_weights, points_of
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
@@ -31,7 +31,8 @@ class Kept(NamedTuple):
     """What a block gave."""
 
     rows: Array | None
-    """(n_kept, n_samples) in feature order; None where X is in this process."""
+    """(n_kept, n_samples) in feature order, and their weights if there are any; None
+    where X is in this process."""
 
     features: Index
     """(n_kept,), ascending."""
@@ -73,20 +74,25 @@ def keep_training_rows(
     """
     n_features, n_samples = features.blocks.shape
     n_rows = min(n_rows, n_features)
-    limit = ranks.key_limit(seed, n_features, n_rows)
-    bounds = ranks.part_bounds(n_features, n_rows * n_samples * features.dtype.itemsize)
+    weighted = features.weights is not None
+    limit = ranks.key_limit(seed, n_features, n_rows, features.weights)
+    n_bytes = n_rows * (n_samples + weighted) * features.dtype.itemsize
+    bounds = ranks.part_bounds(n_features, n_bytes, features.weights)
     found = [_find(workspace, part) for part in range(len(bounds))]
     if all(found):
         return list(found)
     options = (features.dtype, seed, limit, features.in_place is None, unit)
-    kept = [row[0] for row in map_blocks("sample", _keep, features.blocks, *options)]
+    weights = features.weight_blocks()
+    mapped = map_blocks("sample", _keep, features.blocks, *options, weights)
+    kept = [row[0] for row in mapped]
     edges = np.cumsum((0, *features.blocks.chunks[0]))
     in_place = delayed(features.in_place, pure=False, traverse=False)
     parts: Parts = []
     for part, (bound, old) in enumerate(zip(bounds, found, strict=True)):
         blocks = _overlapping(kept, edges, *bound)
+        which = (bound, seed, limit, unit, weighted)
         where = (workspace, f"training-{part}")
-        join = task("join", _join, blocks, in_place, bound, seed, limit, unit, *where)
+        join = task("join", _join, blocks, in_place, *which, *where)
         parts.append(join if old is None else old)
     parts = runner.hold(parts, handles=workspace.on_disk)
     (wrong,) = runner.compute(task("check", _what_is_wrong, parts))
@@ -120,14 +126,19 @@ def _keep(
     limit: int,
     copy: bool,
     unit: bool,
+    weights: Array | None,
 ) -> Kept:
     """Cast and check a block; return its kept rows, if they need a copy at all."""
     bad = kernels.first_bad(block, start)
     if bad or not copy:
         return Kept(None, np.empty(0, np.int64), bad)
-    features, _ = ranks.kept(seed, limit, start, start + len(block))
+    weights = None if weights is None else weights[:, 0]
+    features, _ = ranks.kept(seed, limit, start, start + len(block), weights)
     rows = np.ascontiguousarray(block[features - start], dtype)
-    return Kept(kernels.to_unit(rows)[0] if unit else rows, features, None)
+    rows = kernels.to_unit(rows)[0] if unit else rows
+    if weights is not None:
+        rows = join_weights(rows, weights[features - start])
+    return Kept(rows, features, None)
 
 
 def _join(
@@ -137,6 +148,7 @@ def _join(
     seed: int,
     limit: int,
     unit: bool,
+    weighted: bool,
     workspace: InMemory | OnDisk,
     name: str,
 ) -> Rows | StoredRows | Bad:
@@ -145,25 +157,29 @@ def _join(
     if bad is not None:
         return bad
     features, keys = ranks.kept(seed, limit, *bound)
+    if weighted:  # of these features some have weight 0
+        here = [_within(block, *bound, block.features) for block in kept]
+        keys = keys[np.searchsorted(features, np.concatenate(here))]
     order = np.argsort(keys)  # the first rows of a file are those of lowest rank
-    starts = np.array([0, len(features)])
+    starts = np.array([0, len(order)])
     if in_place is not None:
         rows = Rows(in_place, features[order], keys[order], starts, 0)
     else:
-        array = np.concatenate([_within(block, *bound) for block in kept])
-        total = ranks.checksum(array, keys)
+        array = np.concatenate([_within(block, *bound, block.rows) for block in kept])
+        points = points_of(array, weighted=weighted)
+        total = ranks.checksum(points, keys)
         if unit:  # features without a direction are not trained on
-            order = order[np.asarray(array.any(axis=1))[order]]
+            order = order[np.asarray(points.any(axis=1))[order]]
             starts = np.array([0, len(order)])
         rows = Rows(array, order, keys[order], starts, total)
     return workspace.save_rows(name, rows)
 
 
-def _within(block: Kept, start: int, stop: int) -> Array:
-    """Rows of a block whose features are in a range."""
-    assert block.rows is not None
+def _within(block: Kept, start: int, stop: int, values: Array | None) -> Array:
+    """Values of a block whose features are in a range."""
+    assert values is not None
     first, last = np.searchsorted(block.features, (start, stop))
-    return block.rows[first:last]
+    return values[first:last]
 
 
 def _what_is_wrong(parts: list[Any]) -> str | None:
