@@ -229,8 +229,9 @@ class HierarchicalKMeans(
             Weights, finite and not negative, as the `sample_weight` of scikit-learn:
             2 counts as the feature twice in training and in `inertia_`; 0 leaves it
             out of training, but it is labelled and counted in `sizes_`. Lazy weights
-            are computed at once (8 bytes a feature, here). None: all count once. The
-            means of `transform` are not weighted unless that is asked for.
+            are computed at once (8 bytes a feature, in this process), and a DataArray
+            is taken by position. None: all count once. Models do not keep weights:
+            the means of `transform` have their own.
 
         Returns
         -------
@@ -295,7 +296,9 @@ class HierarchicalKMeans(
         job = clone(self)._job(X)
         return plan_fit(job, inputs.stored_bytes(X, job.features), self.work_dir)
 
-    def transform(self, X: Any, *, level: str = "fine") -> Any:
+    def transform(
+        self, X: Any, *, level: str = "fine", feature_weight: Any = None
+    ) -> Any:
         """Average the features of each cluster; lazy for lazy X, one pass over it.
 
         Parameters
@@ -306,6 +309,9 @@ class HierarchicalKMeans(
             Whether to average small clusters, or big ones: the features of all their
             small ones. A big cluster without small ones (with `refine` it may have
             none) is zeros.
+        feature_weight : as in `fit`, default=None
+            Weights of the means; all 1 if not given, also where `fit` got weights. A
+            cluster whose features have weight 0 is zeros.
 
         Returns
         -------
@@ -322,7 +328,8 @@ class HierarchicalKMeans(
         ------
         ValueError
             If X has another number of features, or NaN or infinities (lazy: computed);
-            if X and that of fit are DataArrays with different feature labels.
+            if X and that of fit are DataArrays with different feature labels; if a
+            weight breaks its rule.
         TypeError
             If `set_output` asks for another container, and X is lazy or the level is
             coarse.
@@ -335,15 +342,14 @@ class HierarchicalKMeans(
         if wrapped:
             checks.check_container(container, level, lazy=inputs.is_lazy(X))
         features = self._take(X, reset=False, join=False)
+        weights = inputs.read_weights(feature_weight, self.n_features_in_)
         labels, sizes = self._lazy_labels(features.blocks.chunks[0]), self.sizes_
         if level == "coarse":
             labels = self._big(labels)
             n_big = len(self.coarse_centers_)
             sizes = np.bincount(self.parents_, sizes, n_big).astype(np.int64)
         factors = np.sqrt(sizes) if self.scaling else np.ones(len(sizes))
-        means = reduction.cluster_means(
-            features, labels, factors / np.maximum(sizes, 1)
-        )
+        means = reduction.cluster_means(features.weighted(weights), labels, factors)
         given = self._give(means, features.in_memory)
         return given if wrapped else relabel(given)
 

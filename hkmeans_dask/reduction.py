@@ -43,28 +43,32 @@ class Partial(NamedTuple):
     sums: Array
     """(n_present, n_samples), float64."""
 
+    counts: Array
+    """(n_present,), float64: features, or sums of their weights."""
+
     bad: Bad | None
 
 
 def cluster_means(features: Features, labels: da.Array, factors: Array) -> da.Array:
-    """Sum the features of each cluster and multiply by a factor per cluster.
+    """Average the features of each cluster and multiply by a factor per cluster.
 
     Parameters
     ----------
     features : Features
-        In any chunks.
+        In any chunks; the means are weighted if these have weights.
     labels : dask array of shape (n_features,), int
     factors : ndarray of shape (n_clusters,), float64
-        One over the size for means.
 
     Returns
     -------
     means : dask array of shape (n_clusters, n_samples), features.dtype
-        One chunk along clusters, those of X along samples. One pass over X.
+        One chunk along clusters, those of X along samples; zeros where no feature (of a
+        weight above 0) is. One pass over X.
     """
     blocks = features.blocks
     aligned = labels.rechunk((blocks.chunks[0],))[:, None]
-    partials = map_blocks("sum", _sum_block, blocks, aligned)
+    weights = features.weight_blocks()
+    partials = map_blocks("sum", _sum_block, blocks, aligned, weights)
     columns = [
         _merge_tree([row[column] for row in partials], factors, features.dtype, width)
         for column, width in enumerate(blocks.chunks[1])
@@ -87,29 +91,35 @@ def _merge_tree(
     return lazy
 
 
-def _sum_block(block: Any, start: int, labels: Array) -> Partial:
+def _sum_block(block: Any, start: int, labels: Array, weights: Array | None) -> Partial:
     clusters, local = np.unique(labels[:, 0], return_inverse=True)
-    sums = kernels.sum_by_label(block, local, len(clusters))
-    return Partial(clusters, sums, kernels.first_bad(block, start))
+    weights = None if weights is None else weights[:, 0]
+    sums = kernels.sum_by_label(block, local, len(clusters), weights)
+    counts = np.bincount(local, weights)
+    return Partial(clusters, sums, counts, kernels.first_bad(block, start))
 
 
 def _merge(partials: list[Partial]) -> Partial:
     """Add partial sums, in the order of the features."""
     clusters = np.unique(np.concatenate([part.clusters for part in partials]))
     sums = np.zeros((len(clusters), partials[0].sums.shape[1]))
+    counts = np.zeros(len(clusters))
     for part in partials:
-        sums[np.searchsorted(clusters, part.clusters)] += part.sums
+        present = np.searchsorted(clusters, part.clusters)
+        sums[present] += part.sums
+        counts[present] += part.counts
     bad = next((part.bad for part in partials if part.bad), None)
-    return Partial(clusters, sums, bad)
+    return Partial(clusters, sums, counts, bad)
 
 
 def _finish(partials: list[Partial], factors: Array, dtype: np.dtype[Any]) -> Array:
-    """Spread the sums over all clusters and scale them."""
-    clusters, sums, bad = _merge(partials)
+    """Spread the means over all clusters and scale them."""
+    clusters, sums, counts, bad = _merge(partials)
     if bad is not None:
         raise ValueError(kernels.not_finite(bad))
     means = np.zeros((len(factors), sums.shape[1]), dtype)
-    means[clusters] = sums * factors[clusters, None]
+    scale = factors[clusters] / np.where(counts > 0, counts, 1)
+    means[clusters] = sums * scale[:, None]
     return means
 
 
