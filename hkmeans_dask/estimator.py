@@ -461,6 +461,7 @@ class HierarchicalKMeans(
         most = self.max_features_per_cluster
         n_rows = min(n_trained, (most or n_trained) * n_clusters)
         runner = Runner.find(features.blocks, in_memory=features.in_memory)
+        runner.sent_bytes = 0 if weights is None else weights.nbytes
         schedule = self._schedule(weighted=weighted)
         how = (schedule, self.allocation, self.refine, init)
         return Job(features, n_clusters, n_rows, *how, runner)

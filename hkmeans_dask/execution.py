@@ -37,6 +37,7 @@ import dask
 import dask.array as da
 import dask.base
 import dask.threaded
+import dask.utils
 import numpy as np
 import threadpoolctl
 from dask.delayed import delayed
@@ -117,6 +118,8 @@ class Runner:
         self.get = get
         self.client: Any = get.__self__ if inspect.ismethod(get) else None
         self._most_threads: int | None = None
+        self.sent_bytes = 0
+        """Bytes that a graph has to carry: weights of features."""
 
     @classmethod
     def find(cls, array: da.Array, *, in_memory: bool) -> Runner:
@@ -138,7 +141,7 @@ class Runner:
     def compute(self, *collections: Any) -> tuple[Any, ...]:
         """Compute, and bring the results here."""
         options = {"retries": RETRIES} if self.client else {}
-        with self._threads():
+        with self._threads(), self._sending():
             results = dask.base.compute(*collections, scheduler=self.get, **options)
         return tuple(results)
 
@@ -152,7 +155,8 @@ class Runner:
         if self.client:
             from distributed import wait
 
-            held = self.client.persist(tasks, retries=RETRIES)
+            with self._sending():
+                held = self.client.persist(tasks, retries=RETRIES)
             wait(held)  # or what these need could be released before they are known
             return list(held)
         with self._threads():
@@ -181,6 +185,17 @@ class Runner:
     def _threads(self) -> Iterator[None]:
         """One BLAS thread, and tiles shared by the threads that dask would use."""
         with one_blas_thread, shared_tiles(self.n_threads), self._few_threads():
+            yield
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        """Let a graph be larger by what it has to carry, before distributed warns."""
+        if not self.client or not self.sent_bytes:
+            yield
+            return
+        key = "distributed.admin.large-graph-warning-threshold"
+        most = dask.utils.parse_bytes(dask.config.get(key)) + self.sent_bytes
+        with dask.config.set({key: most}):
             yield
 
     @contextmanager

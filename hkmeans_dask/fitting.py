@@ -86,7 +86,7 @@ def sizes_of(job: Job) -> Sizes:
         read_bytes=features.read_bytes if features.whole else block,
         copy_bytes=0 if features.whole else as_given + features.read_bytes,
         cast=job.schedule.unit
-        or (features.in_place is None and blocks.dtype != features.dtype),
+        + (features.in_place is None and blocks.dtype != features.dtype),
         copied=features.in_place is None,
         refine=job.refine,
         batch_size=job.schedule.batch_size,

@@ -94,8 +94,8 @@ class Sizes:
     read_bytes: int
     """More bytes that reading such a block takes for a moment; 0 for X in memory."""
 
-    cast: bool
-    """Whether blocks are copied into the dtype of the arithmetic."""
+    cast: int
+    """Copies of a block: one in the dtype of the arithmetic, one at unit length."""
 
     copied: bool
     """Whether training rows are copied; they are not where X is in this process."""
@@ -229,14 +229,19 @@ def project(sizes: Sizes, *, on_disk: bool) -> Projection:
     return Projection(0 if on_disk else sizes.rows, tasks)
 
 
+def _n_kept(sizes: Sizes) -> int:
+    """Kept rows of a block."""
+    n_features = sizes.n_trainable or sizes.n_features
+    return min(-(-sizes.block_rows * sizes.n_rows // n_features), sizes.n_rows)
+
+
 def _kept(sizes: Sizes) -> int:
-    """Bytes of the kept rows of a block, with the copy before a cast."""
+    """Bytes of the kept rows of a block, with the copy before a cast or weights."""
     if not sizes.copied:
         return 0
-    n_features = sizes.n_trainable or sizes.n_features
-    n_kept = min(-(-sizes.block_rows * sizes.n_rows // n_features), sizes.n_rows)
     given = sizes.block_bytes // max(1, sizes.block_rows)
-    return n_kept * (sizes.kept_row + max(given, sizes.row * sizes.weighted))
+    before = max(given, sizes.row * (sizes.weighted or sizes.cast > 1))
+    return _n_kept(sizes) * (sizes.kept_row + before)
 
 
 def _sample(sizes: Sizes, *, on_disk: bool) -> int:
@@ -247,8 +252,10 @@ def _sample(sizes: Sizes, *, on_disk: bool) -> int:
     one = max(block + sizes.read_bytes, block + kept + keys) + sizes.block_weights
     join = part + kept + 2 * PIECE_BYTES + 4 * LABEL * sizes.part_rows
     # Rows of one part wait to be joined while those of the next are read; in memory
-    # both are among the rows that are held.
+    # both are among the rows that are held. Where only features of a few blocks have
+    # weights, one block may have the rows of all parts.
     waiting = 2 * part if on_disk else 0
+    waiting += _n_kept(sizes) * sizes.kept_row * sizes.weighted
     return max(one, join) + waiting
 
 
@@ -298,7 +305,7 @@ def _fine(sizes: Sizes) -> int:
 
 def _label(sizes: Sizes) -> int:
     block = sizes.block_bytes if sizes.read_bytes else 0
-    cast = sizes.block_rows * sizes.row if sizes.cast else 0
+    cast = sizes.block_rows * sizes.row * sizes.cast
     labels = sizes.block_rows * (5 * LABEL + sizes.itemsize) + sizes.block_weights
     keys = 2 * LABEL * min(KEYS_AT_ONCE, sizes.block_rows)
     centers = 3 * (sizes.n_clusters + sizes.n_big) * sizes.row

@@ -1,7 +1,5 @@
 """Weights of features: what they do is what repeating the features would do."""
 
-from contextlib import nullcontext
-
 import dask
 import dask.array as da
 import numpy as np
@@ -229,7 +227,7 @@ def test_weights_of_any_kind(kind):
         ([0] * 9, "at least one non-zero number: all 9 are 0"),
         (list("123456789"), "should be numbers: its dtype is <U1"),
         ([1j] * 9, "should be numbers: its dtype is complex128"),
-        ([None] * 9, "should be numbers"),
+        ([{}] * 9, "should be numbers: float"),
         (unread((8,)), r"feature_weight.shape == \(8,\)"),
     ],
 )
@@ -269,7 +267,6 @@ def test_an_interrupted_fit_goes_on_with_the_same_weights_only(tmp_path, monkeyp
         with pytest.raises(ZeroDivisionError):
             model.fit(blocks, feature_weight=WEIGHTS)
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "phase", lambda *_: nullcontext())
         patch.setattr("hkmeans_dask.stages.sample._keep", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             model.fit(blocks, feature_weight=WEIGHTS + 1)
