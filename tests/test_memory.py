@@ -28,7 +28,7 @@ SIZES = {
     "block_rows": 10**5,
     "block_bytes": 40 * MB,
     "read_bytes": 60 * MB,
-    "cast": False,
+    "cast": 0,
     "copied": True,
 }
 

@@ -287,7 +287,7 @@ def test_weights_are_split_off_where_the_rows_were(monkeypatch):
 def test_memory_counts_the_weights():
     sizes = {
         **{"n_features": 10**6, "n_samples": 20, "n_clusters": 1000, "n_big": 31},
-        **{"n_rows": 256_000, "itemsize": 4, "block_rows": 10**5, "cast": False},
+        **{"n_rows": 256_000, "itemsize": 4, "block_rows": 10**5, "cast": 0},
         **{"block_bytes": 8 * 10**6, "read_bytes": 8 * 10**6, "copied": True},
     }
     without = memory.project(memory.Sizes(**sizes), on_disk=False)
@@ -365,3 +365,11 @@ def test_the_command_line_takes_weights(tmp_path, capsys):
     over = ["fit", names["x"], names["w"], "-k", "9", "--overwrite", "--feature-weight"]
     assert main([*over, names["w"]]) == 2
     assert "which the command reads" in capsys.readouterr().err
+
+
+def test_a_cluster_gets_many_weights_without_a_warning(two_processes):
+    values = da.random.default_rng(0).normal(size=(1_500_000, 1), chunks=500_000)
+    weights = np.ones(len(values))
+    weights[0] = 2
+    model = HierarchicalKMeans(2, max_features_per_cluster=100)
+    assert model.fit(values, feature_weight=weights).n_clusters_ == 2
