@@ -87,7 +87,7 @@ def test_a_pass_over_X_is_that_over_repeated_features(metric):
         {"metric": "cosine"},
         {"refine": 2},
     ],
-    ids=str,
+    ids=["default", "random", "array", "inertia", "cosine", "refine"],
 )
 def test_fits_agree_with_those_of_repeated_features(options):
     skewed = RNG.permutation(np.arange(len(X)) % 7) * (X[:, 0] > 0)
