@@ -20,13 +20,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import os
 import resource
 import socket
 import sys
 import threading
-import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ContextDecorator, contextmanager
@@ -42,14 +40,13 @@ import threadpoolctl
 from dask.delayed import delayed
 from dask.system import CPU_COUNT
 
+from hkmeans_dask import progress
 from hkmeans_dask.kernels import shared_tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from dask.delayed import Delayed
-
-logger = logging.getLogger("hkmeans_dask")
 
 VERSION = version("hkmeans_dask")
 
@@ -135,27 +132,36 @@ class Runner:
             _compare_versions(runner.client)
         return runner
 
-    def compute(self, *collections: Any) -> tuple[Any, ...]:
-        """Compute, and bring the results here."""
+    def compute(self, *collections: Any, count: Sequence[str] = ()) -> tuple[Any, ...]:
+        """Compute, and bring the results here; `count`: see `progress.counted`."""
         options = {"retries": RETRIES} if self.client else {}
-        with self._threads():
+        with self._threads(), progress.counted(count, self.client):
             results = dask.base.compute(*collections, scheduler=self.get, **options)
         return tuple(results)
 
-    def hold(self, tasks: list[Any], *, handles: bool) -> list[Any]:
+    def write(self, blocks: da.Array) -> None:
+        """Compute for the sake of what is written, and count the blocks of it."""
+        stages = tuple(f"('hkmeans-{stage}-" for stage in ("sum", "predict", "write"))
+        keys = (key for key in map(str, blocks.dask) if key.startswith(stages))
+        self.compute(blocks, count=list(keys))
+
+    def hold(
+        self, tasks: list[Any], *, handles: bool, count: Sequence[str] = ()
+    ) -> list[Any]:
         """Compute, and leave the results where they are; handles of files come here.
 
         A handle that a dead worker held would be computed again, with all behind it.
         """
         if handles:
-            return list(self.compute(*tasks))
+            return list(self.compute(*tasks, count=count))
         if self.client:
             from distributed import wait
 
-            held = self.client.persist(tasks, retries=RETRIES)
-            wait(held)  # or what these need could be released before they are known
+            with progress.counted(count, self.client):
+                held = self.client.persist(tasks, retries=RETRIES)
+                wait(held)  # or what they need could be released before they are known
             return list(held)
-        with self._threads():
+        with self._threads(), progress.counted(count, None):
             return list(dask.base.persist(*tasks, scheduler=self.get))
 
     @property
@@ -216,7 +222,14 @@ def _call(wanted: str, function: Callable[..., Any], *args: Any) -> Any:
     if wanted != VERSION:
         here = f"Process {os.getpid()} on {socket.gethostname()}"
         raise ImportError(_mismatch(here, VERSION, wanted))
-    return function(*args)
+    result = function(*args)
+    progress.done()
+    return result
+
+
+def names(tasks: Iterable[Delayed]) -> list[str]:
+    """Names of tasks, to be counted."""
+    return [str(task.key) for task in tasks]
 
 
 def task(stage: str, function: Callable[..., Any], *args: Any) -> Delayed:
@@ -274,37 +287,7 @@ def _call_on_block(
     return _call(wanted, function, block, start, *args)
 
 
-@contextmanager
-def phase(name: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Time a phase of `fit`, and say so."""
-    logger.debug("%s ...", name)
-    start = time.perf_counter()
-    yield
-    seconds[name] = time.perf_counter() - start
-    logger.info("%-9s %7.2f s", name, seconds[name])
-
-
 def peak_memory() -> int:
     """Largest memory that this process has had, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-@contextmanager
-def shown(verbose: int) -> Iterator[None]:
-    """Show this package's log on stderr: phases from `verbose` 1, decisions from 2.
-
-    Where the application has set up logging for this package, that is left alone.
-    """
-    if not verbose or logger.hasHandlers():
-        yield
-        return
-    handler, level = logging.StreamHandler(), logger.level
-    handler.setFormatter(logging.Formatter("hkmeans: %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO if verbose == 1 else logging.DEBUG)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)

@@ -37,7 +37,7 @@ import numpy as np
 from hkmeans_dask import kernels, seeding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from hkmeans_dask.kernels import Array, Index
 
@@ -97,6 +97,7 @@ def train(
     rng: np.random.Generator,
     seeds: Array | None = None,
     spread: float = 0.0,
+    watch: Callable[[float], None] | None = None,
 ) -> Array:
     """Cluster `points` into exactly `n_clusters` clusters, none of them empty.
 
@@ -114,6 +115,8 @@ def train(
     spread : float, default=0
         What counts as an improvement is measured against this mean squared distance
         of a point, if it is not 0, instead of against that of these points.
+    watch : callable, optional
+        Given the mean inertia of each batch (its new means explain the rest).
 
     Returns
     -------
@@ -127,7 +130,9 @@ def train(
     state = State.start(centers)
     for size in _growing_sizes(schedule.batch_size, len(points)):
         state = update(state, points[:size], schedule.unit)
-    state = _full_passes(state, points, schedule, spread * len(points))
+        if watch:
+            watch((_energy(points[:size]) - state.explained) / size)
+    state = _full_passes(state, points, schedule, spread * len(points), watch)
     if _all_occupied(state, points):
         return state.centers
     return occupy(points, state.centers)
@@ -152,6 +157,16 @@ def _growing_sizes(batch_size: int, n_points: int) -> Iterator[int]:
     while size < n_points:
         yield size
         size *= 2
+
+
+def most_batches(schedule: Schedule, n_points: int) -> int:
+    """Tell how many batches `train` takes, at most."""
+    return len(list(_growing_sizes(schedule.batch_size, n_points))) + MAX_PASSES
+
+
+def _energy(points: Array) -> float:
+    """Sum of squared norms."""
+    return float(np.einsum("ij,ij->i", points, points).sum(dtype=np.float64))
 
 
 def update(state: State, batch: Array, unit: bool = False) -> State:
@@ -200,7 +215,11 @@ def _sums(state: State, batch: Array, labels: Index) -> Array:
 
 
 def _full_passes(
-    state: State, points: Array, schedule: Schedule, yardstick: float
+    state: State,
+    points: Array,
+    schedule: Schedule,
+    yardstick: float,
+    watch: Callable[[float], None] | None,
 ) -> State:
     """Update on all points until `max_no_improvement` batches' worth was idle.
 
@@ -209,7 +228,7 @@ def _full_passes(
     The state of lowest inertia is given back; its centers are means of its labels.
     """
     batches = max(1, len(points) // schedule.batch_size)
-    energy = float(np.einsum("ij,ij->i", points, points).sum(dtype=np.float64))
+    energy = _energy(points)
     best, lowest, idle, further = state, np.inf, 0, FURTHER
     for _ in range(MAX_PASSES):
         before = state.centers
@@ -217,6 +236,8 @@ def _full_passes(
         if not state.counts.all():
             state = state._replace(centers=occupy(points, state.centers))
         inertia = energy - state.explained
+        if watch:
+            watch(inertia / len(points))
         improved = lowest - inertia > TOLERANCE * (yardstick or inertia)
         idle = 0 if improved else idle + batches
         settled = inertia >= lowest

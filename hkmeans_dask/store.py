@@ -22,9 +22,11 @@ import dask.array as da
 import numpy as np
 import zarr
 import zarr.errors
+from dask.base import optimize
 from fsspec.core import url_to_fs
 from zarr.codecs import BloscCodec
 
+from hkmeans_dask.progress import done
 from hkmeans_dask.source import as_dask, read
 from hkmeans_dask.workspace import fullness_explained
 
@@ -229,7 +231,7 @@ def fill(place: str, array: da.Array, compute: Callable[[Any], object]) -> None:
     array : dask array
         Cut into blocks of whole output chunks first where it is not: two tasks that
         write to one chunk would silently undo each other's rows.
-    compute : callable, ``Runner.compute``
+    compute : callable, ``Runner.write``
 
     Raises
     ------
@@ -238,7 +240,7 @@ def fill(place: str, array: da.Array, compute: Callable[[Any], object]) -> None:
     """
     chunks = output_chunks(array)
     target = create_array(place, array.shape, chunks, array.dtype)
-    compute(da.store(_cut_at(array, chunks), target, lock=False, compute=False))
+    compute(_writes(_cut_at(array, chunks), target))
     if target.nchunks_initialized != target.nchunks:
         raise FileNotFoundError(
             f"{target.nchunks - target.nchunks_initialized} of {target.nchunks} chunks "
@@ -246,6 +248,28 @@ def fill(place: str, array: da.Array, compute: Callable[[Any], object]) -> None:
             "client and all workers share."
         )
     complete(target)
+
+
+def _writes(array: da.Array, target: Any) -> da.Array:
+    """Write each block, later, by tasks named ``hkmeans-write``."""
+    writes: da.Array = da.map_blocks(
+        _write,
+        array,
+        target,
+        token="hkmeans-write",
+        dtype=bool,
+        chunks=tuple((1,) * n for n in array.numblocks),
+        meta=np.empty((0,) * array.ndim, bool),
+    )
+    (writes,) = optimize(writes)
+    return writes
+
+
+def _write(block: Any, target: Any, block_info: Any = None) -> Any:
+    place = block_info[0]["array-location"]
+    target[tuple(slice(*edges) for edges in place)] = block
+    done()
+    return np.ones((1,) * block.ndim, bool)
 
 
 def output_chunks(array: da.Array) -> tuple[int, ...]:

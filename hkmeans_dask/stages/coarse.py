@@ -11,13 +11,16 @@ offset near the mean saves the digits, and that of 2048 rows costs nothing.
 
 from __future__ import annotations
 
+import logging
+import uuid
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hkmeans_dask import kernels
 from hkmeans_dask.execution import one_blas_thread, task
-from hkmeans_dask.minibatch import Schedule, train
+from hkmeans_dask.minibatch import Schedule, most_batches, train
+from hkmeans_dask.progress import batches
 from hkmeans_dask.records import Coarse
 from hkmeans_dask.rows import OFFSET_ROWS, coarse_rows, gather, row_bytes
 
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from hkmeans_dask.records import Parts
     from hkmeans_dask.rows import Rows, StoredRows
     from hkmeans_dask.workspace import Arrays, InMemory, OnDisk
+
+logger = logging.getLogger(__name__)
 
 
 def train_coarse(
@@ -57,10 +62,12 @@ def train_coarse(
     """
     found = workspace.find("coarse")
     if found is None:
-        trained = task("coarse", _train, parts, n_big, schedule, seed, init, workspace)
-        (found,) = runner.compute(trained)
-    spread = float(found["spread"])
-    return Coarse(found["offset"], found["centers"], spread, schedule.unit)
+        name = uuid.uuid4().hex
+        how = (n_big, schedule, seed, init, workspace, name)
+        (found,) = runner.compute(task("coarse", _train, parts, *how), count=[name])
+    centers, spread = found["centers"], float(found["spread"])
+    logger.debug("%d big clusters, mean inertia %.6g", len(centers), spread)
+    return Coarse(found["offset"], centers, spread, schedule.unit)
 
 
 @one_blas_thread
@@ -71,6 +78,7 @@ def _train(
     seed: int,
     init: Array | None,
     workspace: InMemory | OnDisk,
+    name: str,
 ) -> Arrays:
     width = row_bytes(parts[0].like)
     n_rows = coarse_rows(n_big if init is None else 1, width)
@@ -82,7 +90,9 @@ def _train(
     points = points if init is None else init.astype(points.dtype)
     points -= offset
     rng = np.random.default_rng([seed, 0])
-    centers = train(points, min(n_big, len(points)), schedule, rng)
+    with batches(name, most_batches(schedule, len(points))) as watch:
+        n_big = min(n_big, len(points))
+        centers = train(points, n_big, schedule, rng, watch=watch)
     labels = kernels.assign(points, centers)
     spread = kernels.inertia(points, centers, labels) / len(points)
     return workspace.save(
