@@ -37,6 +37,7 @@ import dask.base
 import dask.threaded
 import numpy as np
 import threadpoolctl
+from dask.core import flatten
 from dask.delayed import delayed
 from dask.system import CPU_COUNT
 
@@ -139,11 +140,11 @@ class Runner:
             results = dask.base.compute(*collections, scheduler=self.get, **options)
         return tuple(results)
 
-    def write(self, blocks: da.Array) -> None:
-        """Compute for the sake of what is written, and count the blocks of it."""
+    def write(self, *tasks: Delayed) -> None:
+        """Compute tasks that write, of one graph; count what they read and write."""
         stages = tuple(f"('hkmeans-{stage}-" for stage in ("sum", "predict", "write"))
-        keys = (key for key in map(str, blocks.dask) if key.startswith(stages))
-        self.compute(blocks, count=list(keys))
+        keys = [key for key in map(str, tasks[0].dask) if key.startswith(stages)]
+        self.compute(*tasks, count=keys)
 
     def hold(
         self, tasks: list[Any], *, handles: bool, count: Sequence[str] = ()
@@ -272,7 +273,23 @@ def map_blocks(
         chunks=((1,) * grid[0], (1,) * grid[1]),
         meta=np.empty((0, 0), object),
     )
-    return [list(row) for row in mapped.to_delayed(optimize_graph=True)]
+    rows = _optimized(mapped).to_delayed(optimize_graph=False)
+    return [list(row) for row in rows]
+
+
+def _optimized(mapped: da.Array) -> da.Array:
+    """Fuse reads into tasks, but let these keep their names.
+
+    dask names a fused task after all of its parts, and makes the name that was an alias
+    of that: who looks at a running task would not see the stage.
+    """
+    keys = list(flatten(mapped.__dask_keys__()))
+    graph = dict(mapped.__dask_optimize__(mapped.__dask_graph__(), keys))
+    for key in keys:
+        fused = getattr(graph[key], "target", None)
+        if fused is not None:
+            graph[key] = graph[key].substitute({fused: graph.pop(fused)}, key=key)
+    return da.Array(graph, mapped.name, mapped.chunks, meta=mapped._meta)
 
 
 @one_blas_thread

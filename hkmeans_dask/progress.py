@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import sys
 import threading
 import time
@@ -69,9 +70,14 @@ def shown(verbose: int) -> Iterator[None]:
 
 
 def _can_show_bars() -> bool:
-    """Whether stderr is a terminal, or a notebook (whose stream says it is none)."""
-    notebook = type(sys.stderr).__module__.startswith("ipykernel.")
-    return notebook or sys.stderr.isatty()
+    """Whether stderr is a notebook (whose stream says it is none), or a terminal.
+
+    Some that no one looks at have no width.
+    """
+    if type(sys.stderr).__module__.startswith("ipykernel."):
+        return True
+    terminal = sys.stderr.isatty()
+    return terminal and os.get_terminal_size(sys.stderr.fileno()).columns > 0
 
 
 @contextmanager

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+import dask
 import dask.array as da
 import numpy as np
 import zarr
 import zarr.errors
-from dask.base import optimize
 from fsspec.core import url_to_fs
 from zarr.codecs import BloscCodec
 
@@ -32,6 +32,8 @@ from hkmeans_dask.workspace import fullness_explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from dask.delayed import Delayed
 
 COMPLETE = "complete"
 CHUNK_BYTES = 16 * 2**20
@@ -222,7 +224,7 @@ def create_array(
     )
 
 
-def fill(place: str, array: da.Array, compute: Callable[[Any], object]) -> None:
+def fill(place: str, array: da.Array, compute: Callable[..., object]) -> None:
     """Write a lazy array block by block, and mark it complete.
 
     Parameters
@@ -240,7 +242,7 @@ def fill(place: str, array: da.Array, compute: Callable[[Any], object]) -> None:
     """
     chunks = output_chunks(array)
     target = create_array(place, array.shape, chunks, array.dtype)
-    compute(_writes(_cut_at(array, chunks), target))
+    compute(*_writes(_cut_at(array, chunks), target))
     if target.nchunks_initialized != target.nchunks:
         raise FileNotFoundError(
             f"{target.nchunks - target.nchunks_initialized} of {target.nchunks} chunks "
@@ -250,8 +252,8 @@ def fill(place: str, array: da.Array, compute: Callable[[Any], object]) -> None:
     complete(target)
 
 
-def _writes(array: da.Array, target: Any) -> da.Array:
-    """Write each block, later, by tasks named ``hkmeans-write``."""
+def _writes(array: da.Array, target: Any) -> list[Delayed]:
+    """Write each block, later; tasks keep the names that say what they do."""
     writes: da.Array = da.map_blocks(
         _write,
         array,
@@ -261,8 +263,9 @@ def _writes(array: da.Array, target: Any) -> da.Array:
         chunks=tuple((1,) * n for n in array.numblocks),
         meta=np.empty((0,) * array.ndim, bool),
     )
-    (writes,) = optimize(writes)
-    return writes
+    with dask.config.set({"optimization.fuse.active": False}):
+        tasks: list[Delayed] = writes.to_delayed(optimize_graph=True).ravel().tolist()
+    return tasks
 
 
 def _write(block: Any, target: Any, block_info: Any = None) -> Any:
