@@ -133,10 +133,12 @@ class Runner:
             _compare_versions(runner.client)
         return runner
 
-    def compute(self, *collections: Any, count: Sequence[str] = ()) -> tuple[Any, ...]:
-        """Compute, and bring the results here; `count`: see `progress.counted`."""
+    def compute(
+        self, *collections: Any, count: Sequence[str] = (), rounds: int = 1
+    ) -> tuple[Any, ...]:
+        """Compute, and bring the results here; the rest: see `progress.counted`."""
         options = {"retries": RETRIES} if self.client else {}
-        with self._threads(), progress.counted(count, self.client):
+        with self._threads(), progress.counted(count, self.client, rounds):
             results = dask.base.compute(*collections, scheduler=self.get, **options)
         return tuple(results)
 
@@ -147,22 +149,27 @@ class Runner:
         self.compute(*tasks, count=keys)
 
     def hold(
-        self, tasks: list[Any], *, handles: bool, count: Sequence[str] = ()
+        self,
+        tasks: list[Any],
+        *,
+        handles: bool,
+        count: Sequence[str] = (),
+        rounds: int = 1,
     ) -> list[Any]:
         """Compute, and leave the results where they are; handles of files come here.
 
         A handle that a dead worker held would be computed again, with all behind it.
         """
         if handles:
-            return list(self.compute(*tasks, count=count))
+            return list(self.compute(*tasks, count=count, rounds=rounds))
         if self.client:
             from distributed import wait
 
-            with progress.counted(count, self.client):
+            with progress.counted(count, self.client, rounds):
                 held = self.client.persist(tasks, retries=RETRIES)
                 wait(held)  # or what they need could be released before they are known
             return list(held)
-        with self._threads(), progress.counted(count, None):
+        with self._threads(), progress.counted(count, None, rounds):
             return list(dask.base.persist(*tasks, scheduler=self.get))
 
     @property
@@ -234,7 +241,10 @@ def names(tasks: Iterable[Delayed]) -> list[str]:
 
 
 def task(stage: str, function: Callable[..., Any], *args: Any) -> Delayed:
-    """Call ``function(*args)`` later, as a task named ``hkmeans-<stage>``."""
+    """Call ``function(*args)`` later, as a task named ``hkmeans-<stage>``.
+
+    dask takes a stage of eight letters that begins with one of a to f for a hash.
+    """
     key = f"hkmeans-{stage}-{uuid.uuid4().hex}"
     call = delayed(_call, pure=False, traverse=False)
     lazy: Delayed = call(VERSION, function, *args, dask_key_name=key)

@@ -174,8 +174,9 @@ def _log_decisions(
     )
     workers = job.runner.workers()
     logger.debug(
-        "%d workers, %d tasks at once, each of up to %s",
-        *(len(workers), sum(n for _, n in workers) or job.runner.n_threads),
+        "%s: %d tasks at once, each of up to %s",
+        f"{len(workers)} workers" if workers else "this process",
+        sum(n for _, n in workers) or job.runner.n_threads,
         format_bytes(max(projected.tasks.values())),
     )
 

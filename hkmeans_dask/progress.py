@@ -136,7 +136,7 @@ def phase(name: str, seconds: dict[str, float]) -> Iterator[None]:
 
 
 @contextmanager
-def counted(names: Sequence[str], client: Any) -> Iterator[None]:
+def counted(names: Sequence[str], client: Any, rounds: int = 1) -> Iterator[None]:
     """Move the bar of the phase, if it has one, when what has these names is done.
 
     Parameters
@@ -145,12 +145,14 @@ def counted(names: Sequence[str], client: Any) -> Iterator[None]:
         Keys of tasks, as text, or a name that `batches` tells of.
     client : distributed.Client or None
         Who computes inside.
+    rounds : int, default=1
+        As many follow, up to so often, with this one.
     """
     bar = _bar.get()
     if bar is None or not names:
         yield
         return
-    bar.expect(names)
+    bar.expect(names, rounds)
     _waiting.update(dict.fromkeys(names, bar))
     try:
         with _heard(client) if client else _called_back():
@@ -198,18 +200,24 @@ class _Bar:
         """Whether it appeared."""
         return self._tqdm is not None
 
-    def expect(self, names: Sequence[str]) -> None:
+    def expect(self, names: Sequence[str], rounds: int) -> None:
         """Count these too; how many mini-batches there are they will tell."""
         self._missing.update(names)
-        if not self.began:
-            self._begin()
-        if self._unit != "mini-batches":
-            self._resize((self._tqdm.total or 0) + len(names))
+        total = self._expected + (rounds - 1) * len(names)
+        if self.began:
+            self._resize(total)
+        else:
+            self._begin(None if self._unit == "mini-batches" else total)
 
-    def _begin(self) -> None:
+    @property
+    def _expected(self) -> int:
+        return (self._tqdm.n if self.began else 0) + len(self._missing)
+
+    def _begin(self, total: int | None) -> None:
         from tqdm.auto import tqdm
 
         self._tqdm = tqdm(
+            total=total,
             desc=f"{self._name:<9}",
             unit=self._unit,
             bar_format=FORMAT,
@@ -243,8 +251,9 @@ class _Bar:
 
     def complete(self) -> None:
         """Show all as done: of a task that is done the message may be on its way."""
-        if self.began and self._tqdm.total:
-            self._tqdm.update(self._tqdm.total - self._tqdm.n)
+        if self.began and self._unit != "mini-batches":
+            self._resize(self._expected)
+            self._tqdm.update(len(self._missing))
 
     def close(self) -> None:
         """Leave the bar as it is."""

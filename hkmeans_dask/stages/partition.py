@@ -117,7 +117,7 @@ def _share(
     def distinct(positions: Index, most: Index) -> Index:
         bigs = kept[positions]
         wanted = zip(bigs.tolist(), coarse.origins[bigs], most.tolist(), strict=True)
-        counts = [task("distinct", _count_distinct, together, *one) for one in wanted]
+        counts = [task("count", _count_distinct, together, *one) for one in wanted]
         return np.array(runner.compute(*counts), np.int64)
 
     shares = allocate_distinct(weights, sizes[kept], n_clusters, distinct)

@@ -160,7 +160,8 @@ def refine(
             ]
             merged, count = _merged(sums), names(sums)
             moved = task("move", _move, merged, model, exact, workspace, name)
-        (model,) = runner.hold([moved], handles=workspace.on_disk, count=count)
+        rounds, on_disk = n_passes - number + 1, workspace.on_disk
+        (model,) = runner.hold([moved], handles=on_disk, count=count, rounds=rounds)
         (outcome,) = runner.compute(task("settled", _outcome, model))
         logger.debug(
             "pass %d: inertia %.6g, %.3g less by moving, %d clusters without features",
