@@ -73,7 +73,7 @@ def train_fine(
             lacking.append(found)
         fine.append(found)
     made_of = (coarse, shares, fine, partitions.total)
-    model = task("model", _assemble, *made_of, workspace, name)
+    model = task("centers", _assemble, *made_of, workspace, name)
     count = names(lacking)
     return runner.hold([model], handles=workspace.on_disk, count=count)[0]
 
