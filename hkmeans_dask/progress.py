@@ -192,6 +192,7 @@ class _Bar:
         self._name = name
         self._unit = UNITS.get(name, "blocks")
         self._missing: set[str] = set()
+        self._lock = threading.Lock()
         self._tqdm: Any = None
         self._end = threading.Event()
 
@@ -240,20 +241,22 @@ class _Bar:
 
     def move(self, name: str, *batch: Any) -> None:
         """Count one more, or the mini-batches that a task has told of."""
-        if batch:
-            n, most, inertia = batch
-            self._resize(most)
-            self._tqdm.set_postfix_str(f"mean inertia {inertia:.4g}", refresh=False)
-            self._tqdm.update(n - self._tqdm.n)
-        elif name in self._missing:
-            self._missing.discard(name)
-            self._tqdm.update(1)
+        with self._lock:
+            if batch:
+                n, most, inertia = batch
+                self._resize(most)
+                self._tqdm.set_postfix_str(f"mean inertia {inertia:.4g}", refresh=False)
+                self._tqdm.update(n - self._tqdm.n)
+            elif name in self._missing:
+                self._missing.discard(name)
+                self._tqdm.update(1)
 
     def complete(self) -> None:
         """Show all as done: of a task that is done the message may be on its way."""
         if self.began and self._unit != "mini-batches":
-            self._resize(self._expected)
-            self._tqdm.update(len(self._missing))
+            with self._lock:
+                self._resize(self._expected)
+                self._tqdm.update(len(self._missing))
 
     def close(self) -> None:
         """Leave the bar as it is."""
