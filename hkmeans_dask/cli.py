@@ -24,7 +24,15 @@ import click
 
 from hkmeans_dask import __version__
 from hkmeans_dask.cluster import Cluster, threads
-from hkmeans_dask.options import every_parameter, image_shape, job, overwriting, reading
+from hkmeans_dask.options import (
+    every_parameter,
+    image_shape,
+    job,
+    overwriting,
+    reading,
+    showing,
+)
+from hkmeans_dask.progress import phase, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -97,7 +105,7 @@ def _terminable() -> Iterator[None]:
 
 def _say(kind: str, text: str) -> None:
     """Write one line to stderr."""
-    click.echo(f"{PROGRAM}: {kind}: {' '.join(text.split())}", err=True)
+    write(f"{PROGRAM}: {kind}: {' '.join(text.split())}")
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
@@ -226,14 +234,15 @@ _level = click.option(
 @job(source="INPUT", model_path="MODEL", output="OUTPUT")
 def transform(level: str, **options: Any) -> None:
     """Average the features of each cluster."""
-    _write(lambda model, X: model.transform(X, level=level), **options)
+    _write("transform", lambda model, X: model.transform(X, level=level), **options)
 
 
 @commands.command()
 @job(source="REDUCED", model_path="MODEL", output="OUTPUT")
 def inverse_transform(**options: Any) -> None:
     """Give each feature the values of its cluster."""
-    _write(lambda model, X: model.inverse_transform(X), **options, clusters=True)
+    name = "inverse-transform"
+    _write(name, lambda model, X: model.inverse_transform(X), **options, clusters=True)
 
 
 @commands.command()
@@ -241,7 +250,7 @@ def inverse_transform(**options: Any) -> None:
 @job(source="INPUT", model_path="MODEL", output="OUTPUT")
 def predict(level: str, **options: Any) -> None:
     """Label new features over the same samples."""
-    _write(functools.partial(_predicted, level=level), **options)
+    _write("predict", functools.partial(_predicted, level=level), **options)
 
 
 def _predicted(model: HierarchicalKMeans, X: Any, level: str) -> da.Array:
@@ -255,6 +264,7 @@ def _predicted(model: HierarchicalKMeans, X: Any, level: str) -> da.Array:
 
 
 def _write(
+    name: str,
     lazily: Callable[[HierarchicalKMeans, Any], da.Array],
     source: str,
     model_path: str,
@@ -275,13 +285,15 @@ def _write(
     X = store.open_array(source, component)
     model = HierarchicalKMeans.from_zarr(model_path)
     if isinstance(model.feature_axis, str):
-        name = "cluster" if clusters else model.feature_axis
-        model.set_params(feature_axis=store.find_axis(X, name))
+        axis = "cluster" if clusters else model.feature_axis
+        model.set_params(feature_axis=store.find_axis(X, axis))
     result = lazily(model, X)
     # The workers end before the output is removed after an error: a task that still
     # wrote would bring a part of it back.
     with store.writing(output, overwrite=overwrite) as place, cluster.running():
-        store.fill(place, result, Runner.find(result, in_memory=False).compute)
+        runner = Runner.find(result, in_memory=False)
+        with phase(name, {}):
+            store.fill(place, result, runner.write)
     click.echo(
         f"{output}: {result.shape} {result.dtype}, {time.perf_counter() - start:.1f} s"
     )
@@ -377,6 +389,7 @@ def report(
     "-k", "--n-clusters", type=int, default=1000, show_default=True, help="Clusters."
 )
 @overwriting
+@showing
 def demo(output: Path, n_clusters: int, overwrite: bool) -> None:
     """Do the whole job on two photographs."""
     from hkmeans_dask import demo

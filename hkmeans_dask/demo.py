@@ -18,7 +18,6 @@ import shlex
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask.array as da
-import dask.base
 import numpy as np
 from dask.delayed import delayed
 from PIL import Image, ImageDraw, ImageFont
@@ -26,7 +25,8 @@ from sklearn.datasets import load_sample_images
 
 from hkmeans_dask import checks, store
 from hkmeans_dask.estimator import HierarchicalKMeans
-from hkmeans_dask.execution import Runner, peak_memory, phase, task
+from hkmeans_dask.execution import Runner, names, peak_memory, task
+from hkmeans_dask.progress import phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -256,7 +256,7 @@ def _cut(rows: Array) -> Array:
 
 def _write(path: Path, array: da.Array) -> None:
     with store.writing(path, overwrite=True) as place:
-        store.fill(place, array, Runner.find(array, in_memory=False).compute)
+        store.fill(place, array, Runner.find(array, in_memory=False).write)
 
 
 def _compare(X: Any, reconstruction: Any, grid: Grid) -> list[Part]:
@@ -266,7 +266,8 @@ def _compare(X: Any, reconstruction: Any, grid: Grid) -> list[Part]:
         first = (image * grid.height + top) * grid.width
         rows = slice(first, first + n_rows * grid.width)
         tasks.append(task("compare", _compare_block, X, reconstruction, rows, n_rows))
-    return list(dask.base.compute(*tasks))
+    runner = Runner.find(da.empty(0), in_memory=False)
+    return list(runner.compute(*tasks, count=names(tasks)))
 
 
 def _compare_block(X: Any, reconstruction: Any, rows: slice, n_rows: int) -> Part:

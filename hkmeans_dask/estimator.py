@@ -22,12 +22,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hkmeans_dask import checks, inputs, labelled, reduction
 from hkmeans_dask.diagnostics import Diagnostics
-from hkmeans_dask.execution import Runner, peak_memory, shown
+from hkmeans_dask.execution import Runner, peak_memory
 from hkmeans_dask.fitting import Job, run_stages, workspaces
 from hkmeans_dask.hierarchy import Hierarchy
 from hkmeans_dask.minibatch import Schedule
 from hkmeans_dask.persistence import ZarrPersistence
 from hkmeans_dask.plan import plan_fit
+from hkmeans_dask.progress import shown
 from hkmeans_dask.stages.label import as_array
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ class HierarchicalKMeans(
         Stop after so many batches without better inertia; None goes on until nothing
         changes, at most for 100 passes over the training rows.
     verbose : int, default=0
-        1 logs a line per phase (to stderr unless logging is set up), 2 decisions too.
+        1 shows a bar per phase in a terminal and in Jupyter, elsewhere a line at its
+        end (on stderr, unless logging is set up). 2 shows also what phases decided.
     random_state : int, RandomState instance or None, default=0
         An int makes the result reproducible.
     scaling : bool, default=False

@@ -20,13 +20,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import os
 import resource
 import socket
 import sys
 import threading
-import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ContextDecorator, contextmanager
@@ -40,17 +38,17 @@ import dask.threaded
 import dask.utils
 import numpy as np
 import threadpoolctl
+from dask.core import flatten
 from dask.delayed import delayed
 from dask.system import CPU_COUNT
 
+from hkmeans_dask import progress
 from hkmeans_dask.kernels import shared_tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from dask.delayed import Delayed
-
-logger = logging.getLogger("hkmeans_dask")
 
 VERSION = version("hkmeans_dask")
 
@@ -138,28 +136,44 @@ class Runner:
             _compare_versions(runner.client)
         return runner
 
-    def compute(self, *collections: Any) -> tuple[Any, ...]:
-        """Compute, and bring the results here."""
+    def compute(
+        self, *collections: Any, count: Sequence[str] = (), rounds: int = 1
+    ) -> tuple[Any, ...]:
+        """Compute, and bring the results here; the rest: see `progress.counted`."""
         options = {"retries": RETRIES} if self.client else {}
-        with self._threads(), self._sending():
+        told = progress.counted(count, self.client, rounds)
+        with self._threads(), self._sending(), told:
             results = dask.base.compute(*collections, scheduler=self.get, **options)
         return tuple(results)
 
-    def hold(self, tasks: list[Any], *, handles: bool) -> list[Any]:
+    def write(self, *tasks: Delayed) -> None:
+        """Compute tasks that write, of one graph; count what they read and write."""
+        stages = tuple(f"('hkmeans-{stage}-" for stage in ("sum", "predict", "write"))
+        keys = [key for key in map(str, tasks[0].dask) if key.startswith(stages)]
+        self.compute(*tasks, count=keys)
+
+    def hold(
+        self,
+        tasks: list[Any],
+        *,
+        handles: bool,
+        count: Sequence[str] = (),
+        rounds: int = 1,
+    ) -> list[Any]:
         """Compute, and leave the results where they are; handles of files come here.
 
         A handle that a dead worker held would be computed again, with all behind it.
         """
         if handles:
-            return list(self.compute(*tasks))
+            return list(self.compute(*tasks, count=count, rounds=rounds))
         if self.client:
             from distributed import wait
 
-            with self._sending():
+            with self._sending(), progress.counted(count, self.client, rounds):
                 held = self.client.persist(tasks, retries=RETRIES)
-            wait(held)  # or what these need could be released before they are known
+                wait(held)  # or what they need could be released before they are known
             return list(held)
-        with self._threads():
+        with self._threads(), progress.counted(count, None, rounds):
             return list(dask.base.persist(*tasks, scheduler=self.get))
 
     @property
@@ -231,11 +245,21 @@ def _call(wanted: str, function: Callable[..., Any], *args: Any) -> Any:
     if wanted != VERSION:
         here = f"Process {os.getpid()} on {socket.gethostname()}"
         raise ImportError(_mismatch(here, VERSION, wanted))
-    return function(*args)
+    result = function(*args)
+    progress.done()
+    return result
+
+
+def names(tasks: Iterable[Delayed]) -> list[str]:
+    """Names of tasks, to be counted."""
+    return [str(task.key) for task in tasks]
 
 
 def task(stage: str, function: Callable[..., Any], *args: Any) -> Delayed:
-    """Call ``function(*args)`` later, as a task named ``hkmeans-<stage>``."""
+    """Call ``function(*args)`` later, as a task named ``hkmeans-<stage>``.
+
+    dask takes a stage of eight letters that begins with one of a to f for a hash.
+    """
     key = f"hkmeans-{stage}-{uuid.uuid4().hex}"
     call = delayed(_call, pure=False, traverse=False)
     lazy: Delayed = call(VERSION, function, *args, dask_key_name=key)
@@ -274,7 +298,23 @@ def map_blocks(
         chunks=((1,) * grid[0], (1,) * grid[1]),
         meta=np.empty((0, 0), object),
     )
-    return [list(row) for row in mapped.to_delayed(optimize_graph=True)]
+    rows = _optimized(mapped).to_delayed(optimize_graph=False)
+    return [list(row) for row in rows]
+
+
+def _optimized(mapped: da.Array) -> da.Array:
+    """Fuse reads into tasks, but let these keep their names.
+
+    dask names a fused task after all of its parts, and makes the name that was an alias
+    of that: who looks at a running task would not see the stage.
+    """
+    keys = list(flatten(mapped.__dask_keys__()))
+    graph = dict(mapped.__dask_optimize__(mapped.__dask_graph__(), keys))
+    for key in keys:
+        fused = getattr(graph[key], "target", None)
+        if fused is not None:
+            graph[key] = graph[key].substitute({fused: graph.pop(fused)}, key=key)
+    return da.Array(graph, mapped.name, mapped.chunks, meta=mapped._meta)
 
 
 @one_blas_thread
@@ -289,37 +329,7 @@ def _call_on_block(
     return _call(wanted, function, block, start, *args)
 
 
-@contextmanager
-def phase(name: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Time a phase of `fit`, and say so."""
-    logger.debug("%s ...", name)
-    start = time.perf_counter()
-    yield
-    seconds[name] = time.perf_counter() - start
-    logger.info("%-9s %7.2f s", name, seconds[name])
-
-
 def peak_memory() -> int:
     """Largest memory that this process has had, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-@contextmanager
-def shown(verbose: int) -> Iterator[None]:
-    """Show this package's log on stderr: phases from `verbose` 1, decisions from 2.
-
-    Where the application has set up logging for this package, that is left alone.
-    """
-    if not verbose or logger.hasHandlers():
-        yield
-        return
-    handler, level = logging.StreamHandler(), logger.level
-    handler.setFormatter(logging.Formatter("hkmeans: %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO if verbose == 1 else logging.DEBUG)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)

@@ -6,19 +6,21 @@ after a crash and going on after a damaged file are the same: run the stages aga
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
+from dask.utils import format_bytes
 from sklearn.utils import check_random_state
 
 from hkmeans_dask import memory
-from hkmeans_dask.execution import phase
 from hkmeans_dask.hierarchy import Hierarchy
 from hkmeans_dask.inputs import identify
 from hkmeans_dask.memory import Sizes
+from hkmeans_dask.progress import phase
 from hkmeans_dask.stages.coarse import train_coarse
 from hkmeans_dask.stages.copy import copied, copy_features, feature_cuts
 from hkmeans_dask.stages.fine import train_fine
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from hkmeans_dask.stages.label import Labels
     from hkmeans_dask.work_dir import Places
     from hkmeans_dask.workspace import InMemory
+
+logger = logging.getLogger(__name__)
 
 ATTEMPTS = 10
 """Damaged files that one fit computes again, at most: more is a failing disk."""
@@ -145,7 +149,9 @@ def workspaces(
     """
     work_dir, sizes = parameters["work_dir"], sizes_of(job)
     on_disk = rows_go_to_disk(job, sizes, durable=work_dir is not None)
-    check_memory(job.runner, memory.project(sizes, on_disk=on_disk))
+    projected = memory.project(sizes, on_disk=on_disk)
+    check_memory(job.runner, projected)
+    _log_decisions(job, sizes, projected, on_disk=on_disk)
     seed = int(check_random_state(parameters["random_state"]).randint(2**31 - 1))
     if work_dir is not None:
         identity = identify(X, job.features, parameters, seed) | described
@@ -155,6 +161,24 @@ def workspaces(
         rows_bytes=sizes.rows if on_disk else 0,
         label_bytes=0 if job.features.in_memory else 4 * sizes.n_features,
         copy_bytes=0 if job.features.whole else int(job.features.blocks.nbytes),
+    )
+
+
+def _log_decisions(
+    job: Job, sizes: Sizes, projected: Projection, *, on_disk: bool
+) -> None:
+    logger.debug(
+        "%d blocks of %d features (%s), %d training rows (%s) %s",
+        *(len(whole_chunks(job.features)), sizes.block_rows),
+        *(format_bytes(sizes.block_bytes), sizes.n_rows, format_bytes(sizes.rows)),
+        "in files" if on_disk else "in memory",
+    )
+    workers = job.runner.workers()
+    logger.debug(
+        "%s: %d tasks at once, each of up to %s",
+        f"{len(workers)} workers" if workers else "this process",
+        sum(n for _, n in workers) or job.runner.n_threads,
+        format_bytes(max(projected.tasks.values())),
     )
 
 

@@ -37,7 +37,7 @@ import numpy as np
 from hkmeans_dask import kernels, seeding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from hkmeans_dask.kernels import Array, Index
 
@@ -100,6 +100,7 @@ def train(
     seeds: Array | None = None,
     spread: float = 0.0,
     weights: Array | None = None,
+    watch: Callable[[float], None] | None = None,
 ) -> Array:
     """Cluster `points` into exactly `n_clusters` clusters, none of them empty.
 
@@ -119,6 +120,8 @@ def train(
         of a point, if it is not 0, instead of against that of these points.
     weights : ndarray of shape (n_points,), the dtype of `points`, optional
         All positive: how often each point counts.
+    watch : callable, optional
+        Given the mean inertia of each batch (its new means explain the rest).
 
     Returns
     -------
@@ -131,9 +134,13 @@ def train(
         centers = occupy(points, centers)
     state = State.start(centers)
     for size in _growing_sizes(schedule.batch_size, len(points)):
-        state = update(state, points[:size], schedule.unit, _first(weights, size))
+        first = _first(weights, size)
+        state = update(state, points[:size], schedule.unit, first)
+        if watch:
+            told = _energy(points[:size], first) - state.explained
+            watch(told / _total(points[:size], first))
     yardstick = spread * _total(points, weights)
-    state = _full_passes(state, points, schedule, yardstick, weights)
+    state = _full_passes(state, points, schedule, yardstick, weights, watch)
     if _all_occupied(state, points):
         return state.centers
     return occupy(points, state.centers)
@@ -172,6 +179,16 @@ def _growing_sizes(batch_size: int, n_points: int) -> Iterator[int]:
     while size < n_points:
         yield size
         size *= 2
+
+
+def most_batches(schedule: Schedule, n_points: int) -> int:
+    """Tell how many batches `train` takes, at most."""
+    return len(list(_growing_sizes(schedule.batch_size, n_points))) + MAX_PASSES
+
+
+def _energy(points: Array, weights: Array | None) -> float:
+    """Sum of squared norms, times weights."""
+    return kernels.weighted_sum(np.einsum("ij,ij->i", points, points), weights)
 
 
 def update(
@@ -230,6 +247,7 @@ def _full_passes(
     schedule: Schedule,
     yardstick: float,
     weights: Array | None,
+    watch: Callable[[float], None] | None,
 ) -> State:
     """Update on all points until `max_no_improvement` batches' worth was idle.
 
@@ -238,7 +256,7 @@ def _full_passes(
     The state of lowest inertia is given back; its centers are means of its labels.
     """
     batches = max(1, len(points) // schedule.batch_size)
-    energy = kernels.weighted_sum(np.einsum("ij,ij->i", points, points), weights)
+    energy = _energy(points, weights)
     best, lowest, idle, further = state, np.inf, 0, FURTHER
     for _ in range(MAX_PASSES):
         before = state.centers
@@ -246,6 +264,8 @@ def _full_passes(
         if not state.counts.all():
             state = state._replace(centers=occupy(points, state.centers))
         inertia = energy - state.explained
+        if watch:
+            watch(inertia / _total(points, weights))
         improved = lowest - inertia > TOLERANCE * (yardstick or inertia)
         idle = 0 if improved else idle + batches
         settled = inertia >= lowest

@@ -59,6 +59,28 @@ def _address_in(scheduler_file: Path) -> str:
         ) from error
 
 
+def showing(command: Command) -> Command:
+    """Add options that say how much of the work is shown, and show it."""
+
+    @click.option(
+        "--verbose",
+        type=click.IntRange(min=0),
+        default=1,
+        show_default=True,
+        help="1 shows phases, 2 what they decided too, on stderr: bars in a terminal, "
+        "else lines.",
+    )
+    @click.option("--quiet", is_flag=True, help="Show nothing: --verbose 0.")
+    @functools.wraps(command)
+    def shown_command(verbose: int, quiet: bool, **options: Any) -> None:
+        from hkmeans_dask.progress import shown
+
+        with shown(0 if quiet else verbose):
+            command(**options)
+
+    return shown_command
+
+
 overwriting = click.option(
     "--overwrite", is_flag=True, help="Replace what is there, when the work is done."
 )
@@ -82,7 +104,7 @@ def job(**arguments: str) -> Callable[[Command], Command]:
     """Add what `reading` adds, and whether an output may be replaced."""
 
     def add(command: Command) -> Command:
-        return reading(**arguments)(overwriting(command))
+        return reading(**arguments)(overwriting(showing(command)))
 
     return add
 
@@ -150,7 +172,6 @@ PARAMETERS: dict[str, tuple[Any, Any, str]] = {
         click.Path(file_okay=False, path_type=Path),
         "Folder for intermediate results: run again, a stopped fit goes on.",
     ),
-    "--verbose": (0, int, "1 shows phases, 2 decisions, on stderr."),
 }
 """Options of `fit`: default, type and help. The defaults are the estimator's."""
 

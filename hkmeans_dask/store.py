@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+import dask
 import dask.array as da
 import numpy as np
 import zarr
@@ -25,11 +26,14 @@ import zarr.errors
 from fsspec.core import url_to_fs
 from zarr.codecs import BloscCodec
 
+from hkmeans_dask.progress import done
 from hkmeans_dask.source import as_dask, read
 from hkmeans_dask.workspace import fullness_explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from dask.delayed import Delayed
 
 COMPLETE = "complete"
 CHUNK_BYTES = 16 * 2**20
@@ -220,7 +224,7 @@ def create_array(
     )
 
 
-def fill(place: str, array: da.Array, compute: Callable[[Any], object]) -> None:
+def fill(place: str, array: da.Array, compute: Callable[..., object]) -> None:
     """Write a lazy array block by block, and mark it complete.
 
     Parameters
@@ -229,7 +233,7 @@ def fill(place: str, array: da.Array, compute: Callable[[Any], object]) -> None:
     array : dask array
         Cut into blocks of whole output chunks first where it is not: two tasks that
         write to one chunk would silently undo each other's rows.
-    compute : callable, ``Runner.compute``
+    compute : callable, ``Runner.write``
 
     Raises
     ------
@@ -238,7 +242,7 @@ def fill(place: str, array: da.Array, compute: Callable[[Any], object]) -> None:
     """
     chunks = output_chunks(array)
     target = create_array(place, array.shape, chunks, array.dtype)
-    compute(da.store(_cut_at(array, chunks), target, lock=False, compute=False))
+    compute(*_writes(_cut_at(array, chunks), target))
     if target.nchunks_initialized != target.nchunks:
         raise FileNotFoundError(
             f"{target.nchunks - target.nchunks_initialized} of {target.nchunks} chunks "
@@ -246,6 +250,29 @@ def fill(place: str, array: da.Array, compute: Callable[[Any], object]) -> None:
             "client and all workers share."
         )
     complete(target)
+
+
+def _writes(array: da.Array, target: Any) -> list[Delayed]:
+    """Write each block, later; tasks keep the names that say what they do."""
+    writes: da.Array = da.map_blocks(
+        _write,
+        array,
+        target,
+        token="hkmeans-write",
+        dtype=bool,
+        chunks=tuple((1,) * n for n in array.numblocks),
+        meta=np.empty((0,) * array.ndim, bool),
+    )
+    with dask.config.set({"optimization.fuse.active": False}):
+        tasks: list[Delayed] = writes.to_delayed(optimize_graph=True).ravel().tolist()
+    return tasks
+
+
+def _write(block: Any, target: Any, block_info: Any = None) -> Any:
+    place = block_info[0]["array-location"]
+    target[tuple(slice(*edges) for edges in place)] = block
+    done()
+    return np.ones((1,) * block.ndim, bool)
 
 
 def output_chunks(array: da.Array) -> tuple[int, ...]:

@@ -16,8 +16,8 @@ VALUES = np.random.default_rng(0).normal(size=(900, 6)).astype(np.float32)
 STAGES = {
     "sample": ("sample", "join", "check"),
     "coarse": ("coarse",),
-    "partition": ("partition", "totals", "distinct"),
-    "fine": ("fine", "assemble"),
+    "partition": ("partition", "totals", "count"),
+    "fine": ("fine", "centers"),
     "label": ("label", "labels"),
 }
 

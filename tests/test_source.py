@@ -8,6 +8,7 @@ import shutil
 import tomllib
 from pathlib import Path
 
+import dask
 import dask.array as da
 import fsspec
 import numpy as np
@@ -224,7 +225,7 @@ def test_what_we_write_is_all_there(tmp_path):
     """Chunks of zeros too: no warning."""
     place = str(tmp_path / "x")
     zeros = da.zeros((300, 6), chunks=(100, 6))
-    store.fill(place, zeros, lambda writes: writes.compute())
+    store.fill(place, zeros, dask.compute)
     assert_array_equal(EXPECTED.transform(store.open_array(place)), np.zeros((9, 6)))
 
 

@@ -161,9 +161,9 @@ def test_status_is_written_last(tmp_path):
     place = str(tmp_path / "x")
     seen = []
 
-    def compute(writes):
+    def compute(*writes):
         seen.append(zarr.open_array(place, mode="r").attrs["status"])
-        writes.compute(scheduler="threads")
+        dask.compute(*writes, scheduler="threads")
         seen.append(zarr.open_array(place, mode="r").attrs["status"])
 
     store.fill(place, da.from_array(X, chunks=(100, 6)), compute)
@@ -193,7 +193,7 @@ def test_blocks_that_are_not_whole_chunks_do_not_undo_each_other(tmp_path, chunk
 def test_chunks_that_workers_wrote_elsewhere_are_missed(tmp_path):
     array = da.from_array(X, chunks=(100, 6))
     with pytest.raises(FileNotFoundError, match=r"cannot be seen.*share"):
-        store.fill(str(tmp_path / "x"), array, lambda writes: None)
+        store.fill(str(tmp_path / "x"), array, lambda *writes: None)
     with pytest.raises(ValueError, match="not complete"):
         store.open_array(str(tmp_path / "x"))
 

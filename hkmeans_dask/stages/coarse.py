@@ -11,13 +11,16 @@ good: any offset near the mean saves the digits, and that of 2048 rows costs not
 
 from __future__ import annotations
 
+import logging
+import uuid
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hkmeans_dask import kernels
 from hkmeans_dask.execution import one_blas_thread, task
-from hkmeans_dask.minibatch import Schedule, train
+from hkmeans_dask.minibatch import Schedule, most_batches, train
+from hkmeans_dask.progress import batches
 from hkmeans_dask.records import Coarse
 from hkmeans_dask.rows import (
     OFFSET_ROWS,
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from hkmeans_dask.records import Parts
     from hkmeans_dask.rows import Rows, StoredRows
     from hkmeans_dask.workspace import Arrays, InMemory, OnDisk
+
+logger = logging.getLogger(__name__)
 
 
 def train_coarse(
@@ -63,11 +68,13 @@ def train_coarse(
     """
     found = workspace.find("coarse")
     if found is None:
-        trained = task("coarse", _train, parts, n_big, schedule, seed, init, workspace)
-        (found,) = runner.compute(trained)
-    spread = float(found["spread"])
+        name = uuid.uuid4().hex
+        how = (n_big, schedule, seed, init, workspace, name)
+        (found,) = runner.compute(task("coarse", _train, parts, *how), count=[name])
+    centers, spread = found["centers"], float(found["spread"])
+    logger.debug("%d big clusters, mean inertia %.6g", len(centers), spread)
     what = (schedule.unit, schedule.weighted)
-    return Coarse(found["offset"], found["centers"], spread, *what)
+    return Coarse(found["offset"], centers, spread, *what)
 
 
 @one_blas_thread
@@ -78,6 +85,7 @@ def _train(
     seed: int,
     init: Array | None,
     workspace: InMemory | OnDisk,
+    name: str,
 ) -> Arrays:
     width = row_bytes(parts[0].like)
     n_rows = coarse_rows(n_big if init is None else 1, width)
@@ -91,8 +99,9 @@ def _train(
         points, weights = init.astype(points.dtype), None
     points -= offset
     rng = np.random.default_rng([seed, 0])
-    n_big = min(n_big, len(points))
-    centers = train(points, n_big, schedule, rng, weights=weights)
+    with batches(name, most_batches(schedule, len(points))) as watch:
+        n_big = min(n_big, len(points))
+        centers = train(points, n_big, schedule, rng, weights=weights, watch=watch)
     labels = kernels.assign(points, centers)
     total = kernels.weighted_sum(np.ones(len(points)), weights)
     spread = kernels.inertia(points, centers, labels, weights) / total

@@ -29,7 +29,7 @@ import numpy as np
 from dask.utils import format_bytes
 
 from hkmeans_dask import inputs
-from hkmeans_dask.execution import Runner, map_blocks
+from hkmeans_dask.execution import Runner, map_blocks, names
 from hkmeans_dask.rows import RAW
 
 if TYPE_CHECKING:
@@ -183,7 +183,8 @@ def copy_features(features: Features, workspace: OnDisk, runner: Runner) -> None
     _warn(copy, n_values * blocks.itemsize, workspace)
     numbers = da.from_array(np.arange(blocks.numblocks[1])[None], chunks=1)
     tasks = map_blocks("copy", _save, blocks, numbers, copy)
-    runner.compute(*(tasks[row][column] for row, column in lacking))
+    wanted = [tasks[row][column] for row, column in lacking]
+    runner.compute(*wanted, count=names(wanted))
 
 
 def _save(block: Any, top: int, number: Array, copy: Copy) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hkmeans_dask.execution import one_blas_thread, task
+from hkmeans_dask.execution import names, one_blas_thread, task
 from hkmeans_dask.hierarchy import Hierarchy, label_coarse
 from hkmeans_dask.minibatch import Schedule, train
 from hkmeans_dask.rows import gather_partition
@@ -60,7 +60,7 @@ def train_fine(
     shares, coarse = partitions.shares, partitions.coarse
     seeds = _seeds(init, coarse) if init is not None else [None] * len(shares)
     yardstick = SPREAD_LEFT * coarse.spread
-    fine = []
+    fine, lacking = [], []
     for big, (group, share, origin, given) in enumerate(
         zip(partitions.groups, shares, coarse.origins, seeds, strict=True)
     ):
@@ -68,10 +68,14 @@ def train_fine(
         start = (int(share), schedule, [seed, 1, big], yardstick, given)
         where = (workspace, f"fine-{big}")
         found = workspace.find(f"fine-{big}")
-        fine.append(found or task("fine", _train, *rows, *start, *where))
+        if found is None:
+            found = task("fine", _train, *rows, *start, *where)
+            lacking.append(found)
+        fine.append(found)
     made_of = (coarse, shares, fine, partitions.total)
-    model = task("assemble", _assemble, *made_of, workspace, name)
-    return runner.hold([model], handles=workspace.on_disk)[0]
+    model = task("centers", _assemble, *made_of, workspace, name)
+    count = names(lacking)
+    return runner.hold([model], handles=workspace.on_disk, count=count)[0]
 
 
 @one_blas_thread

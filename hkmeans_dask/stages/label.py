@@ -7,13 +7,14 @@ writer per file. What a fit needs of them are counts and inertia per cluster.
 from __future__ import annotations
 
 import itertools
+import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask.array as da
 import numpy as np
 
 from hkmeans_dask import kernels, ranks
-from hkmeans_dask.execution import Runner, map_blocks, task
+from hkmeans_dask.execution import Runner, map_blocks, names, task
 from hkmeans_dask.hierarchy import Hierarchy
 from hkmeans_dask.stored_labels import StoredLabels
 from hkmeans_dask.workspace import Record
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from hkmeans_dask.inputs import Features
     from hkmeans_dask.kernels import Array, Index
     from hkmeans_dask.workspace import Arrays, InMemory, OnDisk
+
+logger = logging.getLogger(__name__)
 
 LABELS_TOGETHER = 2**18
 """Labels that are kept together, at least."""
@@ -90,16 +93,24 @@ def label_features(
     labelled = [
         row[0] for row in map_blocks("label", _label, features.blocks, *options)
     ]
-    groups = []
+    groups, needed = [], []
     bounds, cuts = group_blocks(chunks)
     for number, (first, last) in enumerate(itertools.pairwise(cuts)):
         name = f"labels-{number}"
-        join = task("labels", _join, labelled[first:last], model, workspace, name)
-        groups.append(workspace.find(name, verify=True) or join)
-    done = list(runner.compute(*groups))
+        found = workspace.find(name, verify=True)
+        if found is None:
+            blocks = labelled[first:last]
+            found = task("labels", _join, blocks, model, workspace, name)
+            needed += names(blocks)
+        groups.append(found)
+    done = list(runner.compute(*groups, count=needed))
     sizes: Index = np.sum([group["sizes"] for group in done], axis=0)
     inertia: Array = np.sum([group["inertia"] for group in done], axis=0)
     total = sum(int(group["total"]) for group in done) % 2**64
+    logger.debug(
+        "%d clusters of %d to %d features, inertia %.6g",
+        *(len(sizes), sizes.min(), sizes.max(), inertia.sum()),
+    )
     return Labels(done, bounds, sizes, inertia, total)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from hkmeans_dask import kernels
 from hkmeans_dask.allocation import allocate_distinct, gain_weights, integer_weights
-from hkmeans_dask.execution import Runner, one_blas_thread, task
+from hkmeans_dask.execution import Runner, names, one_blas_thread, task
 from hkmeans_dask.hierarchy import label_coarse
 from hkmeans_dask.records import Partitions
 from hkmeans_dask.rows import (
@@ -81,12 +81,15 @@ def _split_all(
     parts: Parts, coarse: Coarse, workspace: InMemory | OnDisk, runner: Runner
 ) -> Parts:
     """Sort every part by big cluster, unless that is done."""
-    split = []
+    split: Parts = []
+    lacking = []
     for number, part in enumerate(parts):
         found = workspace.find_rows(f"partition-{number}")
-        how = (part, coarse, workspace, number)
-        split.append(found or task("partition", _split, *how))
-    return runner.hold(split, handles=workspace.on_disk)
+        if found is None:
+            how = (part, coarse, workspace, number)
+            lacking.append(task("partition", _split, *how))
+        split.append(found or lacking[-1])
+    return runner.hold(split, handles=workspace.on_disk, count=names(lacking))
 
 
 def _together(split: Parts) -> Delayed:
@@ -120,7 +123,7 @@ def _share(
         bigs = kept[positions]
         wanted = zip(bigs.tolist(), coarse.origins[bigs], most.tolist(), strict=True)
         counts = [
-            task("distinct", _count_distinct, together, *one, coarse.weighted)
+            task("count", _count_distinct, together, *one, coarse.weighted)
             for one in wanted
         ]
         return np.array(runner.compute(*counts), np.int64)

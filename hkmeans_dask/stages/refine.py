@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hkmeans_dask import kernels
-from hkmeans_dask.execution import Runner, map_blocks, one_blas_thread, task
+from hkmeans_dask.execution import Runner, map_blocks, names, one_blas_thread, task
 from hkmeans_dask.hierarchy import Hierarchy
 from hkmeans_dask.memory import FAN_IN
 
@@ -71,6 +71,22 @@ class Partial(NamedTuple):
 
     inertia: float
     far: Far
+
+
+class Outcome(NamedTuple):
+    """What a pass came to."""
+
+    settled: bool
+    """Whether more passes would gain little."""
+
+    inertia: float
+    """Before it."""
+
+    gain: float
+    """What moving the centers took from that."""
+
+    empty: int
+    """Clusters without features."""
 
 
 def begin_with(
@@ -137,23 +153,28 @@ def refine(
     """
     model = task("widen", _widen, model, exact)
     for number in range(1, n_passes + 1):
-        name = f"refine-{number}"
+        name, count = f"refine-{number}", []
         moved = workspace.find(name)
         if moved is None:
-            merged = _merged(features, model)
+            what = (features.blocks, model, features.weight_blocks())
+            sums = [row[0] for row in map_blocks("refine", _sum, *what)]
+            merged, count = _merged(sums), names(sums)
             moved = task("move", _move, merged, model, exact, workspace, name)
-        (model,) = runner.hold([moved], handles=workspace.on_disk)
-        (settled,) = runner.compute(task("settled", _settled, model))
-        if settled:
+        rounds, on_disk = n_passes - number + 1, workspace.on_disk
+        (model,) = runner.hold([moved], handles=on_disk, count=count, rounds=rounds)
+        (outcome,) = runner.compute(task("settled", _outcome, model))
+        logger.debug(
+            "pass %d: inertia %.6g, %.3g less by moving, %d clusters without features",
+            *(number, outcome.inertia, outcome.gain, outcome.empty),
+        )
+        if outcome.settled:
             break
     final = task("model", _save, model, number, workspace)
     return runner.hold([final], handles=workspace.on_disk)[0]
 
 
-def _merged(features: Features, model: Any) -> Delayed:
-    """Sum up all blocks, in a tree."""
-    rows = map_blocks("refine", _sum, features.blocks, model, features.weight_blocks())
-    partials = [row[0] for row in rows]
+def _merged(partials: list[Delayed]) -> Delayed:
+    """Add up the sums of all blocks, in a tree."""
     while True:
         partials = [
             task("merge", _merge, partials[first : first + FAN_IN])
@@ -242,18 +263,15 @@ def _move(
     seeds = found.far.rows[found.far.squared > 0][: len(empty)]
     fine[empty[: len(seeds)]] = seeds
     settled = gain <= TOLERANCE * found.inertia and not len(seeds)
-    logger.debug(
-        "%s: inertia %.6g before, %.3g less by moving, %d clusters without features",
-        *(name, found.inertia, gain, len(empty)),
-    )
+    outcome = Outcome(settled, found.inertia, gain, len(empty))
     levels = (hierarchy.offset, hierarchy.coarse, fine)
     moved = Hierarchy.arrange(*levels, exact=exact, unit=unit)
-    outcome = {"total": model["total"], "settled": np.array(settled)}
-    return workspace.save(name, **outcome, **moved._asdict())
+    told = {field: np.array(value) for field, value in outcome._asdict().items()}
+    return workspace.save(name, total=model["total"], **told, **moved._asdict())
 
 
-def _settled(model: Arrays) -> bool:
-    return bool(model["settled"])
+def _outcome(model: Arrays) -> Outcome:
+    return Outcome(*(model[field].item() for field in Outcome._fields))
 
 
 def _save(model: Arrays, passes: int, workspace: InMemory | OnDisk) -> Arrays:

@@ -14,7 +14,7 @@ import numpy as np
 from dask.delayed import delayed
 
 from hkmeans_dask import kernels, ranks
-from hkmeans_dask.execution import Runner, map_blocks, task
+from hkmeans_dask.execution import Runner, map_blocks, names, task
 from hkmeans_dask.rows import Rows, join_weights, points_of
 
 if TYPE_CHECKING:
@@ -88,13 +88,15 @@ def keep_training_rows(
     edges = np.cumsum((0, *features.blocks.chunks[0]))
     in_place = delayed(features.in_place, pure=False, traverse=False)
     parts: Parts = []
+    needed: dict[str, None] = {}
     for part, (bound, old) in enumerate(zip(bounds, found, strict=True)):
         blocks = _overlapping(kept, edges, *bound)
         which = (bound, seed, limit, unit, weighted)
         where = (workspace, f"training-{part}")
         join = task("join", _join, blocks, in_place, *which, *where)
         parts.append(join if old is None else old)
-    parts = runner.hold(parts, handles=workspace.on_disk)
+        needed |= dict.fromkeys(names(blocks) if old is None else ())
+    parts = runner.hold(parts, handles=workspace.on_disk, count=list(needed))
     (wrong,) = runner.compute(task("check", _what_is_wrong, parts))
     if wrong is not None:
         raise ValueError(wrong)
