@@ -57,17 +57,19 @@ RETRIES = 2
 
 
 @functools.cache
-def _blas() -> threadpoolctl.ThreadpoolController:
+def _blas() -> list[threadpoolctl.LibController]:
     """Find the BLAS libraries of this process, once: looking for them takes ms."""
-    return threadpoolctl.ThreadpoolController()
+    controller = threadpoolctl.ThreadpoolController().select(user_api="blas")
+    libraries: list[threadpoolctl.LibController] = controller.lib_controllers
+    return libraries
 
 
-def _take_control() -> None:
-    """Let this thread set the limit of OpenBLAS.
+def _free_control() -> None:
+    """Let any thread set the limit of OpenBLAS.
 
     Since threadpoolctl 3.8 the calls of all other threads are silently ignored while
-    the thread that called first lives: one where an application holds a limit, or ours
-    that came first and did not leave last.
+    the thread that called first lives, unless that one left a limit of its own: not so
+    where an application holds one, or where ours came first and did not leave last.
     """
     clear = getattr(threadpoolctl.OpenBLASController, "clear_controlling_thread", None)
     if clear is not None:
@@ -80,7 +82,7 @@ class _OneBlasThread(ContextDecorator):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
-        self._limit: Any = None
+        self._before: list[int] = []
 
     def _recreate_cm(self) -> _OneBlasThread:
         return self
@@ -88,16 +90,20 @@ class _OneBlasThread(ContextDecorator):
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                _take_control()
-                self._limit = _blas().limit(limits=1, user_api="blas")
+                _free_control()
+                self._before = [library.num_threads for library in _blas()]
+                for library in _blas():
+                    library.set_num_threads(1)
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._inside -= 1
             if not self._inside:
-                _take_control()
-                self._limit.restore_original_limits()
+                _free_control()
+                for library, n_threads in zip(_blas(), self._before, strict=True):
+                    library.set_num_threads(n_threads)
+                _free_control()  # for the limits of threads that are not this one
 
 
 one_blas_thread = _OneBlasThread()

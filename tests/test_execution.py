@@ -566,6 +566,38 @@ def test_one_blas_thread_lasts_until_the_last_thread_leaves(limit):
         assert blas_threads() == before
 
 
+def test_one_blas_thread_leaves_the_control_of_blas_to_others():
+    """Threads of dask that computed something lazy live on when it is done."""
+    with ThreadPoolExecutor(2) as pool:
+        first_is_in, second_is_in = threading.Event(), threading.Event()
+        first_is_out = threading.Event()
+
+        def first():
+            with one_blas_thread:
+                first_is_in.set()
+                assert second_is_in.wait(10)
+            first_is_out.set()
+            return threading.get_ident()
+
+        def second():
+            assert first_is_in.wait(10)
+            with one_blas_thread:
+                second_is_in.set()
+                assert first_is_out.wait(10)
+            return threading.get_ident()
+
+        def limited():
+            with threadpool_limits(3, user_api="blas"):
+                return blas_threads()
+
+        tasks = [pool.submit(first), pool.submit(second)]
+        assert tasks[0].result() != tasks[1].result()
+        assert limited() == {3}
+        found = [pool.submit(limited).result() for _ in range(10)]
+        assert found == [{3}] * 10
+        assert limited() == {3}
+
+
 def test_one_blas_thread_counts_many_threads():
     def often(_):
         found = set()
