@@ -100,6 +100,8 @@ def test_the_two_commands_come_first():
     ]
 
 
-def test_the_picture_is_there():
-    (picture,) = re.findall(r"!\[.*?\]\((.*?)\)", README)
-    assert (Path(__file__).parent.parent / picture).stat().st_size > 10_000
+def test_the_pictures_are_there():
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", README)
+    assert pictures
+    for picture in pictures:
+        assert (Path(__file__).parent.parent / picture).stat().st_size > 10_000
