@@ -259,7 +259,7 @@ def _train(job: Job, places: Places, seconds: dict[str, float]) -> Any:
         n_big = int(np.sqrt(job.n_clusters))
         coarse = train_coarse(parts, n_big, job.schedule, seed, init, workspace, runner)
     if init is not None and job.refine:
-        return begin_with(init, coarse, parts, workspace, runner)
+        return begin_with(init[: job.n_clusters], coarse, parts, workspace, runner)
     with phase("partition", seconds):
         shares = (job.n_clusters, job.allocation, init)
         partitions = partition(parts, coarse, *shares, workspace, runner)

@@ -33,8 +33,8 @@ class Plan:
     """Bytes of X that are read in all: as stored, of a Zarr array."""
 
     workspace_bytes: int
-    """Bytes written to the workspace; on disk at once are no more, and training rows
-    but once. 0 where it is in memory."""
+    """Bytes written to the workspace in all, which bounds what is on disk at once: a
+    part of the training rows is removed when it is sorted. 0 where it is in memory."""
 
     output_bytes: int
     """Bytes of the fitted model, before compression."""

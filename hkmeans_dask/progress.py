@@ -76,8 +76,11 @@ def _can_show_bars() -> bool:
     """
     if type(sys.stderr).__module__.startswith("ipykernel."):
         return True
-    terminal = sys.stderr.isatty()
-    return terminal and os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    try:
+        terminal = sys.stderr.isatty()
+        return terminal and os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (AttributeError, OSError, ValueError):  # a stream of another kind, or none
+        return False
 
 
 @contextmanager
@@ -111,7 +114,7 @@ def write(line: str) -> None:
         from tqdm.auto import tqdm
 
         tqdm.write(line, file=sys.stderr)
-    else:
+    elif sys.stderr is not None:
         print(line, file=sys.stderr, flush=True)
 
 
@@ -203,12 +206,13 @@ class _Bar:
 
     def expect(self, names: Sequence[str], rounds: int) -> None:
         """Count these too; how many mini-batches there are they will tell."""
-        self._missing.update(names)
-        total = self._expected + (rounds - 1) * len(names)
-        if self.began:
-            self._resize(total)
-        else:
-            self._begin(None if self._unit == "mini-batches" else total)
+        with self._lock:
+            self._missing.update(names)
+            total = self._expected + (rounds - 1) * len(names)
+            if self.began:
+                self._resize(total)
+            else:
+                self._begin(None if self._unit == "mini-batches" else total)
 
     @property
     def _expected(self) -> int:
@@ -230,7 +234,9 @@ class _Bar:
     def _tick(self) -> None:
         """Let time go on where tasks take long."""
         while not self._end.wait(1):
-            self._tqdm.refresh()
+            with self._lock:
+                if not self._end.is_set():
+                    self._tqdm.refresh()
 
     def _resize(self, total: int) -> None:
         """Set the total; widgets learn of it from `reset` only."""
@@ -260,9 +266,10 @@ class _Bar:
 
     def close(self) -> None:
         """Leave the bar as it is."""
-        self._end.set()
-        if self.began:
-            self._tqdm.close()
+        with self._lock:
+            self._end.set()
+            if self.began:
+                self._tqdm.close()
 
 
 def done() -> None:

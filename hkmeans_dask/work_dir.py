@@ -121,7 +121,7 @@ def temporary(
         return
     parent = dask.config.get("temporary_directory", None) or tempfile.gettempdir()
     Path(parent).mkdir(parents=True, exist_ok=True)
-    _warn_of_memory(parent, copy_bytes + rows_bytes * 2 + label_bytes)
+    _warn_of_memory(parent, copy_bytes + rows_bytes + label_bytes)
     owner = _Owner(tempfile.mkdtemp(prefix="hkmeans-", dir=parent))
     workspace = OnDisk(Path(owner.folder))
     try:

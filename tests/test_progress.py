@@ -1,10 +1,12 @@
 """What is shown while a fit goes on: bars, lines, or nothing."""
 
 import fcntl
+import io
 import os
 import pty
 import re
 import struct
+import sys
 import termios
 import threading
 from contextlib import contextmanager, suppress
@@ -149,3 +151,29 @@ def test_a_file_gets_lines_or_nothing(source, tmp_path, start):
     (line,) = run(start, *transform).said()
     assert line.startswith("hkmeans: transform ")
     assert run(start, *fit, "--overwrite", "--quiet").said() == []
+
+
+class Tee(io.StringIO):
+    """Says that it is a terminal, and has no descriptor."""
+
+    def isatty(self):
+        """Lie."""
+        return True
+
+
+class Strange(Tee):
+    """Has one that is no terminal's."""
+
+    def fileno(self):
+        """Give one that is closed."""
+        return -1
+
+
+@pytest.mark.parametrize("stderr", [Tee(), Strange(), None], ids=type)
+def test_what_is_no_terminal_gets_no_bar(monkeypatch, capsys, stderr):
+    monkeypatch.setattr(sys, "stderr", stderr)
+    with progress.shown(1):
+        assert not progress._live.get()
+        progress.write("a line")
+    assert capsys.readouterr().out == ""
+    assert stderr is None or stderr.getvalue() == "a line\n"

@@ -373,3 +373,13 @@ def test_a_cluster_gets_many_weights_without_a_warning(two_processes):
     weights[0] = 2
     model = HierarchicalKMeans(2, max_features_per_cluster=100)
     assert model.fit(values, feature_weight=weights).n_clusters_ == 2
+
+
+def test_more_given_centers_than_features_that_count():
+    """The others would find features of weight 0: no more are kept than said."""
+    weights = np.zeros(len(X))
+    weights[:5] = 1
+    model = HierarchicalKMeans(20, init=X[:20], refine=1)
+    with pytest.warns(UserWarning, match="Taking n_clusters = 5"):
+        model.fit(X, feature_weight=weights)
+    assert model.n_clusters_ <= 5

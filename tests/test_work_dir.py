@@ -296,6 +296,23 @@ def test_rows_that_are_sorted_serve_for_all_that_is_made_again(tmp_path, monkeyp
     assert array.reads == X.npartitions  # the labels; training rows were not read again
 
 
+def test_rows_that_outlived_their_sorting_are_removed(tmp_path, monkeypatch):
+    """As when a fit was killed between the two, or another client wrote them late."""
+    _, X = watched()
+    model = HierarchicalKMeans(9, work_dir=tmp_path)
+    interrupt(monkeypatch, "partition", model, X)
+    kept = {name: (only(tmp_path) / name).read_bytes() for name in TRAINING}
+    interrupt(monkeypatch, "train_fine", model, X)
+    for name, content in kept.items():
+        (only(tmp_path) / name).write_bytes(content)
+    interrupt(monkeypatch, "train_fine", model, X)
+    assert not set(TRAINING) & set(listed(only(tmp_path)))
+    same(model.fit(X))
+
+
+TRAINING = ("training-0.npz", "training-0.raw")
+
+
 def test_damage_while_a_fit_runs_is_repaired(tmp_path, monkeypatch):
     _, X = watched()
     original = fitting.train_fine

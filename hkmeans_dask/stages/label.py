@@ -109,7 +109,8 @@ def label_features(
     total = sum(int(group["total"]) for group in done) % 2**64
     logger.debug(
         "%d clusters of %d to %d features, inertia %.6g",
-        *(len(sizes), sizes.min(), sizes.max(), inertia.sum()),
+        *(len(sizes), sizes.min(), sizes.max()),
+        np.ldexp(inertia.sum(), features.weight_exponent),
     )
     return Labels(done, bounds, sizes, inertia, total)
 

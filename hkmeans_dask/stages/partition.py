@@ -88,6 +88,8 @@ def _split_all(
         if found is None:
             how = (part, coarse, workspace, number)
             lacking.append(task("partition", _split, *how))
+        else:
+            workspace.discard(f"training-{number}")
         split.append(found or lacking[-1])
     return runner.hold(split, handles=workspace.on_disk, count=names(lacking))
 
@@ -147,18 +149,21 @@ def _split(
     may find that it is done.
     """
     name = f"partition-{number}"
-    if (done := workspace.find_rows(name)) is not None:
-        return done
+    saved: Rows | StoredRows | None = workspace.find_rows(name)
+    if saved is None:
+        saved = workspace.save_rows(name, _sorted(part, coarse))
+    workspace.discard(f"training-{number}")
+    return saved
+
+
+def _sorted(part: Rows | StoredRows, coarse: Coarse) -> Rows:
     array, order, keys, _, total = part.load()
     points = points_of(array, weighted=coarse.weighted)
     labels = label_coarse(points, coarse.centers, coarse.offset, rows=order)
     by_group = np.lexsort((keys, labels))
     sizes = np.bincount(labels, minlength=len(coarse.centers))
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    rows = Rows(array, order[by_group], keys[by_group], starts, total)
-    saved = workspace.save_rows(name, rows)
-    workspace.discard(f"training-{number}")
-    return saved
+    return Rows(array, order[by_group], keys[by_group], starts, total)
 
 
 def _totals(split: list[Rows | StoredRows]) -> tuple[Index, Array]:

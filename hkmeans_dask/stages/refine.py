@@ -165,7 +165,10 @@ def refine(
         (outcome,) = runner.compute(task("settled", _outcome, model))
         logger.debug(
             "pass %d: inertia %.6g, %.3g less by moving, %d clusters without features",
-            *(number, outcome.inertia, outcome.gain, outcome.empty),
+            number,
+            np.ldexp(outcome.inertia, features.weight_exponent),
+            np.ldexp(outcome.gain, features.weight_exponent),
+            outcome.empty,
         )
         if outcome.settled:
             break

@@ -105,7 +105,7 @@ def keep_training_rows(
 
 def _find(workspace: InMemory | OnDisk, part: int) -> StoredRows | None:
     """Find a part of the training rows, which may be sorted by big cluster already."""
-    for name in (f"training-{part}", f"partition-{part}"):
+    for name in (f"partition-{part}", f"training-{part}"):
         if (rows := workspace.find_rows(name)) is not None:
             return rows.together()
     return None
