@@ -21,6 +21,7 @@ from tests.benchmarks.judge import judge
 from tests.benchmarks.measure import Round
 from tests.benchmarks.run import run, written
 from tests.benchmarks.summary import details, summarize
+from tests.slow import others_slow
 
 
 def invoke(tmp_path, name, *options):
@@ -34,7 +35,7 @@ def invoke(tmp_path, name, *options):
 
 
 @pytest.mark.usefixtures("one_openmp_thread")
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", others_slow(BENCHMARKS))
 # Of faiss, whose types are made by SWIG.
 @pytest.mark.filterwarnings("ignore:builtin type:DeprecationWarning")
 def test_small_run(name, tmp_path):
@@ -114,6 +115,7 @@ def test_a_benchmark_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
     assert list(json.loads(output.read_text())["benchmarks"]) == ["blobs"]
 
 
+@pytest.mark.slow
 def test_a_fresh_process_measures_its_own_memory_and_reads(tmp_path):
     """What this process holds is not counted; a fit reads all twice, a sum once."""
     held = np.ones(10**8)  # 800 MB

@@ -331,6 +331,7 @@ def test_a_cluster_goes_on_with_the_copy_that_threads_made(
     same(model.fit(X), EXPECTED)
 
 
+@pytest.mark.slow
 def test_a_killed_fit_goes_on_with_its_copy(tmp_path):
     """In real processes, with an X that is large enough to be copied."""
     source, work_dir = tmp_path / "X.zarr", tmp_path / "work"

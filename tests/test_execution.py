@@ -182,6 +182,7 @@ def print_digests(folder):
     print(json.dumps([cores[0], *found]))
 
 
+@pytest.mark.slow
 def test_the_same_bits_with_other_kernels(folder):
     """In another process: OpenBLAS chooses its kernels when it is loaded.
 

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from tests.processes import LEFT, PHASES, bits, fit, left, run, size_of
+from tests.slow import others_slow
 
 MOMENTS = 5
 
@@ -25,7 +26,7 @@ def kill(start, command, folder, phase, delay):
         kill(start, command, folder, phase, delay / 2)
 
 
-@pytest.mark.parametrize("moment", range(MOMENTS))
+@pytest.mark.parametrize("moment", others_slow(range(MOMENTS)))
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_killed_fit_goes_on(phase, moment, start, source, whole, tmp_path):
     """At random moments, one in each fifth of the time that a phase takes."""
@@ -72,9 +73,10 @@ ELSEWHERE = {
 }
 
 
-@pytest.mark.parametrize(("first", "second"), ELSEWHERE.values(), ids=ELSEWHERE)
-def test_a_killed_fit_goes_on_elsewhere(first, second, start, source, whole, tmp_path):
+@pytest.mark.parametrize("name", others_slow(ELSEWHERE))
+def test_a_killed_fit_goes_on_elsewhere(name, start, source, whole, tmp_path):
     """And workers end when the client that started them is gone."""
+    first, second = ELSEWHERE[name]
     command = fit(source, tmp_path)
     running = start(*command, *first)
     running.until(lambda: list(tmp_path.glob("work/*/fine-*")))

@@ -11,6 +11,7 @@ import zarr
 
 from hkmeans_dask import HierarchicalKMeans
 from tests.processes import LEFT, bits, commands, fit, left, run
+from tests.slow import others_slow
 
 # Altered files
 
@@ -139,7 +140,7 @@ def refused(start, *command):
 WHERE = {"threads": (), "workers": ("--workers", 2)}
 
 
-@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("where", others_slow(WHERE))
 def test_a_fit_goes_on_when_its_work_dir_has_space(
     where, disk, start, source, whole, tmp_path
 ):
@@ -190,7 +191,7 @@ def contents(output):
     return node[...].tobytes() if isinstance(node, zarr.Array) else bits(output)
 
 
-@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("where", others_slow(WHERE))
 @pytest.mark.parametrize("name", WRITING)
 def test_an_output_that_finds_no_space_leaves_nothing(
     name, where, disk, start, source, whole, reduced, tmp_path

@@ -16,6 +16,7 @@ from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.execution import Runner
 from hkmeans_dask.memory import IDLE, Projection, Sizes, project, reading, usable
 from tests.conftest import local_cluster
+from tests.slow import others_slow
 
 MB = 10**6
 SIZES = {
@@ -160,13 +161,14 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", others_slow(SHAPES))
 def test_projected_memory_is_that_measured(name, tmp_path):
     shape, chunks, dtype, n_clusters, n_workers = SHAPES[name]
     X = written(tmp_path / "x.zarr", shape, chunks, dtype, skew=name == "skew")
     assert 1 <= projected_to_measured(X, n_clusters, n_workers) <= 1.5
 
 
+@pytest.mark.slow
 def test_projected_memory_of_threads_is_enough(tmp_path):
     """How far their reads overlap is chance, so no less can be promised."""
     X = written(tmp_path / "x.zarr", (500_000, 128), (32_768, 128))
