@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     """Seconds, unexplained variance."""
 
 OUR_METHODS = (OURS, *SETTINGS)
+PEERS = "sD^vPX*<>"
+"""Markers."""
+TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+"""Seconds."""
 
 
 def points(benchmark: dict[str, Any]) -> dict[str, Point]:
@@ -46,20 +50,23 @@ def front(found: dict[str, Point]) -> list[str]:
 
 def draw(axes: Axes, title: str, found: dict[str, Point]) -> None:
     """Draw one benchmark."""
+    from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
+
     ours = {name: at for name, at in found.items() if name in OUR_METHODS}
-    steps = [ours[name] for name in front(ours)]
-    seconds, variances = zip(*steps, strict=True)
-    axes.step(seconds, variances, where="post", color="C0", lw=1, alpha=0.6)
+    seconds, variances = zip(*(ours[name] for name in front(ours)), strict=True)
+    axes.step(seconds, variances, where="post", color="0.6", lw=1, zorder=0)
     for name, at in found.items():
-        color, marker = ("C0", "o") if name in ours else ("C3", "s")
-        axes.plot(*at, marker, color=color, ms=5)
-        label = "defaults" if name == OURS else name.replace("_", " ")
-        axes.annotate(label, at, (5, 4), textcoords="offset points", fontsize=7)
+        number = list(found).index(name)
+        marker, size = ("o", 6) if name in ours else (PEERS[number % len(PEERS)], 7)
+        label = "ours, defaults" if name == OURS else name.replace("_", " ")
+        label = f"ours, {label}" if name in SETTINGS else label
+        axes.plot(*at, marker, ms=size, color=f"C{number % 10}", label=label)
     axes.set_xscale("log")
-    axes.margins(x=0.25, y=0.12)
-    axes.set_title(title, fontsize=10)
-    axes.set_xlabel("seconds")
-    axes.set_ylabel("unexplained variance")
+    axes.xaxis.set_major_locator(FixedLocator(TICKS))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(0.1)
+    axes.set(title=title, xlabel="seconds", ylabel="unexplained variance")
 
 
 @click.command()
@@ -75,6 +82,12 @@ def main(files: tuple[TextIO, ...], picture: str) -> None:
     for axes, one in zip(grid.flat, found.values(), strict=False):
         shape = f"{one['n_features']:,} x {one['n_samples']}"
         draw(axes, f"{shape}, k={one['n_clusters']}", points(one))
+    shown = {
+        label: handle
+        for axes in grid.flat
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(shown.values(), shown.keys(), loc="outside right upper", fontsize=8)
     for name, one in found.items():
         click.echo(f"{name}: on the front {', '.join(front(points(one)))}")
     figure.savefig(picture, dpi=110)
