@@ -153,7 +153,13 @@ class Runner:
         return tuple(results)
 
     def write(self, *tasks: Delayed) -> None:
-        """Compute tasks that write, of one graph; count what they read and write."""
+        """Compute tasks that write, of one graph; count what they read and write.
+
+        Threads are a pool of our own, which is waited for: after an error none of them
+        still writes to what is being removed.
+        """
+        if self.get is dask.threaded.get:
+            self.limit_threads(self.n_threads)
         stages = tuple(f"('hkmeans-{stage}-" for stage in ("sum", "predict", "write"))
         keys = [key for key in map(str, tasks[0].dask) if key.startswith(stages)]
         self.compute(*tasks, count=keys)
@@ -220,7 +226,7 @@ class Runner:
 
     @contextmanager
     def _few_threads(self) -> Iterator[None]:
-        """Use a smaller pool than dask would, where memory wants it."""
+        """Use a pool of our own, where memory wants a smaller one, or tasks write."""
         if self._most_threads is None:
             yield
             return

@@ -1,7 +1,10 @@
 """What is opened and what is written is complete."""
 
 import json
+import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import dask
@@ -13,6 +16,7 @@ import zarr
 from numpy.testing import assert_array_equal
 
 from hkmeans_dask import HierarchicalKMeans, store
+from hkmeans_dask.execution import Runner
 
 X = np.random.default_rng(0).normal(size=(300, 6))
 EXPECTED = HierarchicalKMeans(9).fit(X)
@@ -106,6 +110,33 @@ def test_nothing_is_left_after_an_error(tmp_path):
     with pytest.raises(ZeroDivisionError):
         write_and_fail()
     assert names_in(tmp_path) == []
+
+
+def test_no_thread_writes_after_an_error(tmp_path):
+    """One block fails while another is still at work: its end is waited for."""
+    ended, began = [], threading.Event()
+
+    def slow_or_wrong(block_id):
+        if block_id[0]:
+            began.wait(5)
+            raise OSError("no space")
+        began.set()
+        time.sleep(0.3)
+        ended.append(block_id)
+        return np.ones((2, 2))
+
+    blocks = da.map_blocks(slow_or_wrong, chunks=((2, 2), (2,)), dtype=float, meta=META)
+    with (
+        dask.config.set(scheduler="threads", num_workers=2),
+        pytest.raises(OSError, match="no space"),
+        store.writing(tmp_path / "output", overwrite=False) as place,
+    ):
+        store.fill(place, blocks, Runner.find(blocks, in_memory=False).write)
+    assert ended
+    assert os.listdir(tmp_path) == []
+
+
+META = np.empty((0, 0))
 
 
 def test_nothing_is_left_when_nothing_was_written(tmp_path):
