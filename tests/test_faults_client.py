@@ -12,6 +12,8 @@ import pytest
 from tests.processes import LEFT, PHASES, bits, fit, left, run, size_of
 from tests.slow import others_slow
 
+pytestmark = pytest.mark.slow
+
 MOMENTS = 5
 
 

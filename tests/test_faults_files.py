@@ -13,6 +13,8 @@ from hkmeans_dask import HierarchicalKMeans
 from tests.processes import LEFT, bits, commands, fit, left, run
 from tests.slow import others_slow
 
+pytestmark = pytest.mark.slow
+
 # Altered files
 
 KINDS = ("training", "coarse", "partition", "shares", "fine", "model", "labels")

@@ -9,6 +9,8 @@ import pytest
 
 from tests.processes import SIZES, bits, fit, run
 
+pytestmark = pytest.mark.slow
+
 STOPS = {
     "ctrl-c": (signal.SIGINT, True, 130, "interrupted"),
     "term": (signal.SIGTERM, False, 143, "terminated"),

@@ -17,6 +17,8 @@ from distributed import Client, LocalCluster
 from hkmeans_dask import HierarchicalKMeans
 from tests.processes import LEFT, PHASES, SIZES, bits, left
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def cluster(whole):
