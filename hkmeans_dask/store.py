@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+import time
 import uuid
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -154,8 +155,20 @@ def writing(url: str | os.PathLike[str], *, overwrite: bool) -> Iterator[str]:
         with fullness_explained(target, "Make space, or choose another output"):
             yield str(partial)
             _replace(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder to which threads of Zarr may still write for a moment.
+
+    They write the other chunks of a block of which one failed, and nobody waits for
+    them.
+    """
+    for seconds in (0.05, 0.1, 0.2, 0.0):
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(seconds)
 
 
 def check_free(url: str | os.PathLike[str], *, overwrite: bool) -> None:
