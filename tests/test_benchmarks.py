@@ -66,7 +66,6 @@ def test_who_is_on_the_front():
 
 
 def test_the_front_is_drawn(tmp_path):
-    pytest.importorskip("matplotlib")
     invoke(tmp_path, "patches", "--methods", "inertia,refine_3")
     picture = tmp_path / "front.png"
     arguments = [str(tmp_path / "runs.json"), str(picture)]
