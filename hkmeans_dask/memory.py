@@ -23,10 +23,12 @@ Training rows that stay in memory come on top: one worker may hold them all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from hkmeans_dask import axes
 from hkmeans_dask.kernels import SUM_DIMS, SUM_TILE, TILE_BYTES, tile_height
+from hkmeans_dask.minibatch import FEW_MOVED
 from hkmeans_dask.ranks import KEYS_AT_ONCE, count_parts
 from hkmeans_dask.rows import PARTITION_BYTES, PIECE_BYTES, coarse_rows
 from hkmeans_dask.seeding import MOST_AMONG
@@ -267,11 +269,20 @@ def training(rows: int, n_clusters: int, sizes: Sizes) -> int:
     if seeding <= min(MOST_AMONG, n_clusters * sizes.n_init):
         pairs += seeding * seeding * itemsize
     candidates = 3 * sizes.n_init * seeding * max(itemsize, LABEL)
-    moved = rows * row // 4
+    moved = rows * row // FEW_MOVED
     labels = rows * (5 * LABEL + 2 * itemsize)
     labels += rows * (LABEL + itemsize) * sizes.weighted
     centers = n_clusters * sizes.n_samples * (3 * 8 + 3 * itemsize)
     return max(pairs + candidates, moved + labels + tiles(n_clusters, sizes)) + centers
+
+
+def training_along(rows: int, n_clusters: int, sizes: Sizes) -> int:
+    """Bytes that `axes.train_along` holds besides its points."""
+    anywhere = training(rows, n_clusters, sizes)
+    if not axes.may_help(sizes.n_rows, sizes.n_samples, sizes.n_big):
+        return anywhere
+    seen = replace(sizes, n_samples=int(axes.MOST_AXES * sizes.n_samples))
+    return max(anywhere, rows * seen.row + training(rows, n_clusters, seen))
 
 
 def tiles(n_clusters: int, sizes: Sizes) -> int:
@@ -286,7 +297,10 @@ def _coarse(sizes: Sizes) -> int:
     rows = min(coarse_rows(sizes.n_big, sizes.kept_row), sizes.n_rows)
     gathered = rows * sizes.kept_row + PIECE_BYTES
     from_part = gathered * sizes.part_rows // max(1, sizes.n_rows)
-    return gathered + max(from_part, training(rows, sizes.n_big, sizes))
+    found = 0
+    if axes.may_help(sizes.n_rows, sizes.n_samples, sizes.n_big):
+        found = axes.AXES_ROWS * sizes.row + 3 * LABEL * sizes.n_samples**2
+    return gathered + max(from_part, found, training_along(rows, sizes.n_big, sizes))
 
 
 def _partition(sizes: Sizes) -> int:
@@ -300,7 +314,7 @@ def _fine(sizes: Sizes) -> int:
     fitting = max(1, PARTITION_BYTES // max(1, sizes.kept_row))
     rows = min(sizes.n_rows, fitting)
     share = min(sizes.n_clusters, rows, UNEVEN * -(-sizes.n_clusters // sizes.n_big))
-    return rows * sizes.kept_row + PIECE_BYTES + training(rows, share, sizes)
+    return rows * sizes.kept_row + PIECE_BYTES + training_along(rows, share, sizes)
 
 
 def _label(sizes: Sizes) -> int:

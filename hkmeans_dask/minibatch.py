@@ -53,6 +53,9 @@ TOLERANCE = 4e-3
 FURTHER = 0.8
 """How much further than to the means a full pass moves the centers."""
 
+FEW_MOVED = 8
+"""Sums are mended where less than one in so many points has moved."""
+
 
 class Schedule(NamedTuple):
     """How to train; the estimator's parameters of the same names."""
@@ -141,9 +144,7 @@ def train(
             watch(told / _total(points[:size], first))
     yardstick = spread * _total(points, weights)
     state = _full_passes(state, points, schedule, yardstick, weights, watch)
-    if _all_occupied(state, points):
-        return state.centers
-    return occupy(points, state.centers)
+    return settle(points, state.centers, state.labels)
 
 
 def _first(weights: Array | None, size: int) -> Array | None:
@@ -231,7 +232,7 @@ def _sums(state: State, batch: Array, labels: Index, weights: Array | None) -> A
     n_clusters = len(state.centers)
     if len(labels) == len(state.labels):
         moved = np.flatnonzero(labels != state.labels)
-        if 4 * len(moved) < len(labels):
+        if len(moved) * FEW_MOVED < len(labels):
             points, old, new = batch[moved], state.labels[moved], labels[moved]
             theirs = None if weights is None else weights[moved]
             gained = kernels.sum_by_label(points, new, n_clusters, theirs)
@@ -282,20 +283,33 @@ def _full_passes(
     return best
 
 
-def _all_occupied(state: State, points: Array) -> bool:
-    """Whether each center surely is the nearest one of some point.
+def settle(points: Array, centers: Array, labels: Index) -> Array:
+    """Make sure that each center is the nearest one of some point.
 
-    Asks one point per cluster, the member nearest to the new mean, and all members of
-    the clusters whose first one went elsewhere, instead of all points.
+    Asks one point per cluster, the member nearest to the center, and all members of the
+    clusters whose first one went elsewhere, instead of all points.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n_points, n_dims)
+    centers : ndarray of shape (n_clusters, n_dims)
+    labels : ndarray of shape (n_points,)
+        Of which the centers are the means, or nearly so.
+
+    Returns
+    -------
+    centers : ndarray of shape (n_clusters, n_dims)
+        The same, unless `occupy` has to move some.
     """
-    squared = kernels.squared_distances(points, state.centers, state.labels)
-    order = np.lexsort((squared, state.labels))
-    _, first = np.unique(state.labels[order], return_index=True)
-    occupied = np.zeros(len(state.centers), bool)
-    occupied[kernels.assign(points, state.centers, rows=order[first])] = True
-    doubtful = np.flatnonzero(~occupied[state.labels])
-    occupied[kernels.assign(points, state.centers, rows=doubtful)] = True
-    return bool(occupied.all())
+    squared = kernels.squared_distances(points, centers, labels)
+    order = np.argsort(squared, kind="stable")[::-1]
+    nearest = np.full(len(centers), -1)
+    nearest[labels[order]] = order  # the last one stays
+    occupied = np.zeros(len(centers), bool)
+    occupied[kernels.assign(points, centers, rows=nearest[nearest >= 0])] = True
+    doubtful = np.flatnonzero(~occupied[labels])
+    occupied[kernels.assign(points, centers, rows=doubtful)] = True
+    return centers if occupied.all() else occupy(points, centers)
 
 
 def occupy(points: Array, centers: Array) -> Array:

@@ -155,7 +155,7 @@ def _tasks(sizes: Sizes, chunks: tuple[int, ...], by_inertia: bool) -> dict[str,
         "coarse": 1,
         # All parts, twice; totals; what varies within each.
         "partition": n_parts + 3 + sizes.n_big + n_parts * by_inertia,
-        "fine": sizes.n_big + 2,  # all parts, the model
+        "fine": sizes.n_big + 3,  # all parts, the axes, the model
     }
     if sizes.refine:
         merges = _merges(len(chunks))

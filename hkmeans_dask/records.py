@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from hkmeans_dask.axes import ALL_DIMENSIONS
+
 if TYPE_CHECKING:
     from hkmeans_dask.kernels import Array, Index
 
@@ -30,6 +32,9 @@ class Coarse(NamedTuple):
 
     weighted: bool = False
     """Whether training rows have weights, in their last column."""
+
+    axes: Array = ALL_DIMENSIONS
+    """(n_samples, n_axes), along which the rows of big clusters are trained, if any."""
 
     @property
     def origins(self) -> Array:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 MOST_AMONG = 4096
 """Points among which all distances are held at once, at most (64 MB of float32)."""
 
+RUN = 64
+"""Columns that are added up before one is drawn."""
+
 
 def seed_kmeans_plusplus(
     points: Array,
@@ -100,8 +103,22 @@ def _distances_among(
 def _draw_proportional(weights: Array, rng: np.random.Generator) -> Index:
     """Draw one column index per row of `weights`, proportionally to the weights.
 
-    A row of zeros draws its last column.
+    First a run of columns is drawn, then a column in it: sums are faster than cumulated
+    sums. A row of zeros draws its last column.
     """
+    n_columns = weights.shape[1]
+    starts = np.arange(0, n_columns, RUN)
+    runs = _draw(np.add.reduceat(weights, starts, axis=1), rng)
+    columns = starts[runs][:, None] + np.arange(RUN)
+    inside = columns < n_columns
+    columns = np.minimum(columns, n_columns - 1)
+    within = np.take_along_axis(weights, columns, axis=1) * inside
+    drawn: Index = columns[np.arange(len(runs)), _draw(within, rng)]
+    return drawn
+
+
+def _draw(weights: Array, rng: np.random.Generator) -> Index:
+    """Draw one column index per row, the last one of a row of zeros."""
     cumulated = np.cumsum(weights, axis=1, dtype=np.float64)
     draws = rng.random(len(weights)) * cumulated[:, -1]
     columns = (cumulated <= draws[:, None]).sum(axis=1)

@@ -251,22 +251,22 @@ def test_seeds_beyond_the_number_of_clusters_are_left_out():
 # centers without points
 
 
-def _state(points, labels, centers):
-    """State after an update that labelled `points` so."""
-    sums = kernels.sum_by_label(points, labels, len(centers))
-    counts = np.bincount(labels, minlength=len(centers))
-    return State(centers, counts, 0.0, labels, sums)
-
-
 def test_a_center_whose_nearest_member_left_may_keep_another():
     # The nearest member of center 1 is 4, which is nearer to center 0; 20 is not.
     points = np.array([[0.0], [4.0], [20.0]])
     labels, centers = np.array([0, 1, 1]), np.array([[3.0], [11.5]])
-    state = _state(points, labels, centers)
-    assert minibatch._all_occupied(state, points)
-    # Without 20, nothing is left to center 1.
-    state = _state(points[:2], labels[:2], centers)
-    assert not minibatch._all_occupied(state, points[:2])
+    assert minibatch.settle(points, centers, labels) is centers
+    # Without 20, nothing is left to center 1: it moves to the farthest point.
+    moved = minibatch.settle(points[:2], centers, labels[:2])
+    assert moved.tolist() == [[3.0], [0.0]]
+
+
+def test_a_center_without_a_label_is_looked_after():
+    points = np.array([[0.0], [4.0], [20.0]])
+    moved = minibatch.settle(points, np.array([[2.0], [9.0]]), np.array([0, 0, 0]))
+    assert moved.tolist() == [[2.0], [9.0]], "20 is nearer to it"
+    moved = minibatch.settle(points, np.array([[2.0], [-9.0]]), np.array([0, 0, 0]))
+    assert moved.tolist() == [[2.0], [20.0]]
 
 
 def test_an_empty_center_moves_to_the_farthest_point():

@@ -17,7 +17,7 @@ STAGES = {
     "sample": ("sample", "join", "check"),
     "coarse": ("coarse",),
     "partition": ("partition", "totals", "count"),
-    "fine": ("fine", "centers"),
+    "fine": ("axes", "fine", "centers"),
     "label": ("label", "labels"),
 }
 

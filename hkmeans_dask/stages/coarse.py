@@ -18,8 +18,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hkmeans_dask import kernels
+from hkmeans_dask.axes import (
+    ALL_DIMENSIONS,
+    AXES_ROWS,
+    principal_axes,
+    train_along,
+)
 from hkmeans_dask.execution import one_blas_thread, task
-from hkmeans_dask.minibatch import Schedule, most_batches, train
+from hkmeans_dask.minibatch import Schedule, most_batches
 from hkmeans_dask.progress import batches
 from hkmeans_dask.records import Coarse
 from hkmeans_dask.rows import (
@@ -73,7 +79,7 @@ def train_coarse(
         (found,) = runner.compute(task("coarse", _train, parts, *how), count=[name])
     centers, spread = found["centers"], float(found["spread"])
     logger.debug("%d big clusters, mean inertia %.6g", len(centers), spread)
-    what = (schedule.unit, schedule.weighted)
+    what = (schedule.unit, schedule.weighted, found["axes"])
     return Coarse(found["offset"], centers, spread, *what)
 
 
@@ -98,15 +104,27 @@ def _train(
     if init is not None:
         points, weights = init.astype(points.dtype), None
     points -= offset
+    n_big = min(n_big, len(points))
+    axes = ALL_DIMENSIONS
+    if init is None:
+        axes = principal_axes(points, n_big, len(points), schedule)
     rng = np.random.default_rng([seed, 0])
     with batches(name, most_batches(schedule, len(points))) as watch:
-        n_big = min(n_big, len(points))
-        centers = train(points, n_big, schedule, rng, weights=weights, watch=watch)
+        how = (schedule, rng, None, 0.0, weights, watch)
+        centers = train_along(axes, points, n_big, *how)
     labels = kernels.assign(points, centers)
     total = kernels.weighted_sum(np.ones(len(points)), weights)
     spread = kernels.inertia(points, centers, labels, weights) / total
+    if init is None:
+        some = points[:AXES_ROWS] - centers[labels[:AXES_ROWS]]
+        n_trained = int(sum(part.starts[-1] for part in parts))
+        axes = principal_axes(some, n_big, n_trained, schedule)
     return workspace.save(
-        "coarse", offset=offset, centers=centers + offset, spread=np.array(spread)
+        "coarse",
+        offset=offset,
+        centers=centers + offset,
+        spread=np.array(spread),
+        axes=axes,
     )
 
 

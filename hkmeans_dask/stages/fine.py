@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hkmeans_dask.axes import train_along
 from hkmeans_dask.execution import names, one_blas_thread, task
 from hkmeans_dask.hierarchy import Hierarchy, label_coarse
-from hkmeans_dask.minibatch import Schedule, train
 from hkmeans_dask.rows import gather_partition
 
 if TYPE_CHECKING:
     from hkmeans_dask.execution import Runner
     from hkmeans_dask.kernels import Array
+    from hkmeans_dask.minibatch import Schedule
     from hkmeans_dask.records import Coarse, Partitions
     from hkmeans_dask.rows import Rows, StoredRows
     from hkmeans_dask.workspace import Arrays, InMemory, OnDisk
@@ -60,11 +61,12 @@ def train_fine(
     shares, coarse = partitions.shares, partitions.coarse
     seeds = _seeds(init, coarse) if init is not None else [None] * len(shares)
     yardstick = SPREAD_LEFT * coarse.spread
+    axes = task("axes", np.asarray, coarse.axes)  # one copy, not one a big cluster
     fine, lacking = [], []
     for big, (group, share, origin, given) in enumerate(
         zip(partitions.groups, shares, coarse.origins, seeds, strict=True)
     ):
-        rows = (partitions.parts, int(group), origin)
+        rows = (partitions.parts, int(group), origin, axes)
         start = (int(share), schedule, [seed, 1, big], yardstick, given)
         where = (workspace, f"fine-{big}")
         found = workspace.find(f"fine-{big}")
@@ -83,6 +85,7 @@ def _train(
     parts: list[Rows | StoredRows],
     group: int,
     origin: Array,
+    axes: Array,
     n_clusters: int,
     schedule: Schedule,
     entropy: list[int],
@@ -96,7 +99,7 @@ def _train(
     rng = np.random.default_rng(entropy)
     seeds = None if given is None else given - origin
     how = (schedule, rng, seeds, yardstick, weights)
-    centers = train(points, n_clusters, *how)
+    centers = train_along(axes, points, n_clusters, *how)
     return workspace.save(name, centers=centers + origin)
 
 
