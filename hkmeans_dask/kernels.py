@@ -38,10 +38,16 @@ if TYPE_CHECKING:
     Index = NDArray[np.int64]
 
 TILE = 1536
-"""Rows of one GEMM, at most."""
+"""Rows of one GEMM, at most, or more where `SMALL_TILE` bytes hold more."""
+
+SMALL_TILE = 2**20
+"""Bytes of a tile that stays in the cache of a core, nearly."""
 
 TILE_BYTES = 16 * 2**20
 """Bytes of a tile, at most, but for rows so long that not `PAD` of them fit."""
+
+MOST_ROWS = 4 * TILE
+"""Rows of one GEMM, however short."""
 
 PAD = 192
 """The height of every GEMM is a multiple of this."""
@@ -56,7 +62,11 @@ FEW_DIMS = 16
 """With so few dimensions scores are float64: arithmetic is not what takes the time."""
 
 SUM_TILE = 4096
-"""Rows of one indicator product; only its float64 copy is held."""
+"""Rows of one indicator product, or up to `MOST_ROWS` short ones; only its float64 copy
+is held."""
+
+SUM_VALUES = 2**19
+"""Values of that copy, where rows are short."""
 
 SUM_DIMS = 512
 """Columns of one indicator product."""
@@ -71,9 +81,24 @@ def _tiles(n_points: int, height: int) -> Iterator[slice]:
 
 
 def tile_height(row_bytes: int) -> int:
-    """Rows of one tile: `TILE`, or what fits of long rows, but not below `PAD`."""
-    fitting = TILE_BYTES // max(1, row_bytes) // PAD * PAD
-    return max(PAD, min(TILE, fitting))
+    """Rows of one tile: more than `TILE` of short ones, fewer of long ones."""
+    row_bytes = max(1, row_bytes)
+    small, fitting = (n // row_bytes // PAD * PAD for n in (SMALL_TILE, TILE_BYTES))
+    return max(PAD, min(max(TILE, min(small, MOST_ROWS)), fitting))
+
+
+def sum_height(n_dims: int) -> int:
+    """Rows of one indicator product."""
+    return max(SUM_TILE, min(MOST_ROWS, SUM_VALUES // n_dims))
+
+
+short_calls = threading.RLock()
+"""To be held by a thread for a long run of short calls.
+
+Two threads that take turns at the interpreter for each call of some 10 microseconds
+wait for each other longer than they compute: seeding in two threads took nearly twice
+as long as in one. Beside one thread with short calls others have long ones.
+"""
 
 
 class _Crew:
@@ -313,8 +338,9 @@ def sum_by_label(
     Memory: a float64 tile of at most 16 MiB, at most two (n_clusters, n_dims) arrays.
     """
     sums = np.zeros((n_clusters, points.shape[1]))
-    tile = np.empty((min(SUM_TILE, len(points)), min(SUM_DIMS, points.shape[1])))
-    for part in _tiles(len(points), SUM_TILE):
+    most = sum_height(points.shape[1])
+    tile = np.empty((min(most, len(points)), min(SUM_DIMS, points.shape[1])))
+    for part in _tiles(len(points), most):
         height = part.stop - part.start
         values = np.ones(height) if weights is None else weights[part].astype(float)
         indicator = scipy.sparse.csc_array(

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from hkmeans_dask import axes
-from hkmeans_dask.kernels import SUM_DIMS, SUM_TILE, TILE_BYTES, tile_height
+from hkmeans_dask.kernels import SUM_DIMS, TILE_BYTES, sum_height, tile_height
 from hkmeans_dask.minibatch import FEW_MOVED
 from hkmeans_dask.ranks import KEYS_AT_ONCE, count_parts
 from hkmeans_dask.rows import PARTITION_BYTES, PIECE_BYTES, coarse_rows
@@ -289,7 +289,8 @@ def tiles(n_clusters: int, sizes: Sizes) -> int:
     """Bytes of the tiles of one kernel call."""
     widest = max(n_clusters, sizes.n_samples) * max(sizes.itemsize, 4)
     scoring = tile_height(widest) * (n_clusters + sizes.n_samples) * sizes.itemsize
-    summing = (SUM_TILE + n_clusters) * min(SUM_DIMS, sizes.n_samples) * 8
+    summing = sum_height(sizes.n_samples) + n_clusters
+    summing *= min(SUM_DIMS, sizes.n_samples) * 8
     return max(scoring, summing)
 
 

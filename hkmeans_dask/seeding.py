@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hkmeans_dask.kernels import TILE_BYTES, assign, inertia
+from hkmeans_dask.kernels import assign, inertia
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MOST_AMONG = 4096
 """Points among which all distances are held at once, at most (64 MB of float32)."""
 
-RUN = 64
+RUN = 50
 """Columns that are added up before one is drawn."""
 
 
@@ -54,19 +54,22 @@ def seed_kmeans_plusplus(
 
     Notes
     -----
-    Memory: a few (n_init, n_points) arrays.
+    Memory: a copy of the points, a few (n_init, n_points) arrays.
     """
     chosen = np.empty((n_clusters, n_init), np.int64)
-    potential = np.full((n_init, len(points)), np.inf, points.dtype)
+    n_runs = -(-len(points) // RUN)
+    potential = np.full((n_init, n_runs * RUN), np.inf, points.dtype)
     distances = _distances_among(points, n_clusters * n_init, weights)
+    draws = rng.random((n_clusters, 2, n_init))
     for step in range(n_clusters):
         if step:
-            chosen[step] = _draw_proportional(potential, rng)
+            chosen[step] = _draw(potential, draws[step], len(points))
         elif weights is None:
-            chosen[step] = rng.integers(len(points), size=n_init)
+            chosen[step] = (draws[step, 0] * len(points)).astype(np.int64)
         else:
-            alike = np.broadcast_to(weights, potential.shape)
-            chosen[step] = _draw_proportional(alike, rng)
+            alike = np.zeros_like(potential)
+            alike[:, : len(points)] = weights
+            chosen[step] = _draw(alike, draws[step], len(points))
         np.minimum(potential, distances(chosen[step]), out=potential)
     best = potential.sum(axis=1, dtype=np.float64).argmin()
     return points[chosen[:, best]]
@@ -77,53 +80,62 @@ def _distances_among(
 ) -> Callable[[Index], Array]:
     """Return a function that gives squared distances of points `picked` to all.
 
-    They are multiplied by the weights of the latter, if there are any. Where about as
-    many will be drawn as there are points, one product of all with all is faster than
-    many small ones.
+    They are multiplied by the weights of the latter, if there are any, and zeros follow
+    up to a whole `RUN`. One product gives them: norms are two more dimensions,
+    ``(y, 1, |y|^2) . (-2 x, |x|^2, 1)``. Where about as many will be drawn as there are
+    points, one product of all with all is faster than many small ones.
     """
+    n_points, n_dims = points.shape
     norms = np.einsum("ij,ij->i", points, points)
-    columns = points.T
-    if points.nbytes <= TILE_BYTES:
-        columns = np.ascontiguousarray(columns)  # else every product copies them
+    columns = np.zeros((n_dims + 2, -(-n_points // RUN) * RUN), points.dtype)
+    np.multiply(points.T, -2, out=columns[:n_dims, :n_points])
+    columns[n_dims, :n_points] = norms
+    columns[n_dims + 1, :n_points] = 1
 
-    def squared(picked: Index | slice) -> Array:
-        found: Array = np.dot(points[picked], columns)
-        found *= -2
-        found += norms
-        found += norms[picked, None]
-        found[np.arange(len(found)), np.arange(len(points))[picked]] = 0
+    def squared(picked: Index) -> Array:
+        chosen = np.ones((len(picked), n_dims + 2), points.dtype)
+        chosen[:, :n_dims] = points[picked]
+        chosen[:, -1] = norms[picked]
+        found: Array = np.dot(chosen, columns)
         np.maximum(found, 0, out=found)
-        return found if weights is None else np.multiply(found, weights, out=found)
+        found[np.arange(len(picked)), picked] = 0
+        if weights is not None:
+            found[:, :n_points] *= weights
+        return found
 
-    if n_drawn < len(points) or len(points) > MOST_AMONG:
+    if n_drawn < n_points or n_points > MOST_AMONG:
         return squared
-    return squared(slice(None)).__getitem__  # of a view: no copy of the points
+    return squared(np.arange(n_points)).__getitem__
 
 
-def _draw_proportional(weights: Array, rng: np.random.Generator) -> Index:
+def _draw(weights: Array, draws: Array, n_columns: int) -> Index:
     """Draw one column index per row of `weights`, proportionally to the weights.
 
-    First a run of columns is drawn, then a column in it: sums are faster than cumulated
-    sums. A row of zeros draws its last column.
+    First a run of columns is drawn, then a column in it: to add up the values of runs
+    is faster than to cumulate all. In a row of zeros that is the last column.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (n_rows, n_runs * RUN)
+        Zero from `n_columns` on.
+    draws : ndarray of shape (2, n_rows), float64
+        Uniform in [0, 1), for the runs and for the columns in them.
+    n_columns : int
     """
-    n_columns = weights.shape[1]
-    starts = np.arange(0, n_columns, RUN)
-    runs = _draw(np.add.reduceat(weights, starts, axis=1), rng)
-    columns = starts[runs][:, None] + np.arange(RUN)
-    inside = columns < n_columns
-    columns = np.minimum(columns, n_columns - 1)
-    within = np.take_along_axis(weights, columns, axis=1) * inside
-    drawn: Index = columns[np.arange(len(runs)), _draw(within, rng)]
+    runs = weights.reshape(len(weights), -1, RUN)
+    rows = np.arange(len(weights))
+    chosen = _first_above(np.einsum("ijk->ij", runs), draws[0])
+    columns = chosen * RUN + _first_above(runs[rows, chosen], draws[1])
+    drawn: Index = np.minimum(columns, n_columns - 1)
     return drawn
 
 
-def _draw(weights: Array, rng: np.random.Generator) -> Index:
-    """Draw one column index per row, the last one of a row of zeros."""
+def _first_above(weights: Array, draws: Array) -> Index:
+    """First column of each row up to which more than a share `draws` of it lies."""
     cumulated = np.cumsum(weights, axis=1, dtype=np.float64)
-    draws = rng.random(len(weights)) * cumulated[:, -1]
-    columns = (cumulated <= draws[:, None]).sum(axis=1)
-    drawn: Index = np.minimum(columns, weights.shape[1] - 1)
-    return drawn
+    columns = (cumulated <= (draws * cumulated[:, -1])[:, None]).sum(axis=1)
+    found: Index = np.minimum(columns, weights.shape[1] - 1)
+    return found
 
 
 def seed_random(
