@@ -84,7 +84,8 @@ class HierarchicalKMeans(
         Number of initialisations tried; the one of lowest inertia is run.
     max_no_improvement : int or None, default=10
         Stop after so many batches without better inertia; None goes on until nothing
-        changes, at most for 100 passes over the training rows.
+        changes, at most for 100 passes over the training rows, and never looks along
+        principal axes (see Notes).
     verbose : int, default=0
         1 shows a bar per phase in a terminal and in Jupyter, elsewhere a line at its
         end (on stderr, unless logging is set up). 2 shows also what phases decided.
@@ -168,8 +169,14 @@ class HierarchicalKMeans(
     on workers, threads, order or retries. Other chunks: the same centers, and labels
     equal but for floating-point ties.
 
+    Training looks along the principal axes of the training rows (at most a quarter of
+    the samples), and takes means over all samples at its end, where that pays: with
+    8192 of them or more, 128 to 1024 samples, Euclidean distances, no array as `init`,
+    and a spectrum of which few axes hold most.
+
     References
     ----------
+    Ding and He, "K-means clustering via principal component analysis", 2004.
     Thirion et al., "Which fMRI clustering gives good brain parcellations?", 2014, and
     `nilearn.regions.HierarchicalKMeans`.
 

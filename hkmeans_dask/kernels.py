@@ -55,8 +55,8 @@ PAD = 192
 PAD_COLUMNS = 4
 """The width of every GEMM is a multiple of this: odd columns are slow."""
 
-WORTH_SHARING = 2**28
-"""Multiplications of one call that pay for starting threads (some 5 ms)."""
+WORTH_SHARING = 2**25
+"""Multiplications of one call that pay for starting threads (some 0.1 ms)."""
 
 FEW_DIMS = 16
 """With so few dimensions scores are float64: arithmetic is not what takes the time."""

@@ -47,7 +47,7 @@ FIRST_BATCH = 2**15
 MAX_PASSES = 100
 """Full passes over the points, at most (scikit-learn's ``max_iter``)."""
 
-TOLERANCE = 6e-3
+TOLERANCE = 1e-2
 """A pass that lowers the inertia by less than this fraction did not improve it."""
 
 FURTHER = 0.8

@@ -138,6 +138,11 @@ TINY_CHUNKS = Data(
     partial(data.blobs_zarr, n_features=4_000_000, n_samples=32, chunk_rows=200),
     as_dask=True,
 )
+ALONG_SAMPLES = Data(
+    "along_samples.zarr",
+    partial(data.blobs_zarr, chunk_rows=1_000_000, chunk_samples=16),
+    keep=False,
+)
 SMALL: dict[Data, Callable[[Path], None]] = {
     PATCHES: _in_memory(partial(data.patches, stride=12)),
     FMRI: _in_memory(partial(data.fmri, side=16, n_samples=50)),
@@ -152,6 +157,9 @@ SMALL: dict[Data, Callable[[Path], None]] = {
         in_one_place=0.9,
     ),
     TINY_CHUNKS: partial(data.blobs_zarr, n_features=4000, n_samples=8, chunk_rows=50),
+    ALONG_SAMPLES: partial(
+        data.blobs_zarr, n_features=4000, n_samples=8, chunk_rows=500, chunk_samples=4
+    ),
 }
 """The same in thousands of features."""
 
@@ -183,6 +191,7 @@ BENCHMARKS = {
     "blobs_x4_workers": replace(_out_of_core(BLOBS_X4, 1024, 2), on_request=True),
     "wide": _out_of_core(WIDE, 500, n_workers=2),
     "skew": _out_of_core(SKEW, 1024, n_workers=2),
+    "along_samples": replace(_out_of_core(ALONG_SAMPLES, 1024, 2), on_request=True),
     "tiny_chunks": replace(
         _out_of_core(TINY_CHUNKS, 10_000), counts_tasks=True, on_request=True
     ),

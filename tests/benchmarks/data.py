@@ -75,6 +75,7 @@ def blobs_zarr(
     n_samples: int = 128,
     n_blobs: int = 4000,
     chunk_rows: int | None = None,
+    chunk_samples: int | None = None,
     in_one_place: float = 0,
 ) -> None:
     """Write blobs to Zarr, blob after blob: features in order, as in space.
@@ -87,6 +88,8 @@ def blobs_zarr(
     n_blobs : int, default=4000
     chunk_rows : int, optional
         Chunks of 32 MB if not given.
+    chunk_samples : int, optional
+        All samples if not given: chunks of whole features.
     in_one_place : float, default=0
         Share of the blobs that are close together: at a twentieth of the distances.
     """
@@ -94,7 +97,7 @@ def blobs_zarr(
     array = zarr.create_array(
         path,
         shape=(n_features, n_samples),
-        chunks=(rows, n_samples),
+        chunks=(rows, chunk_samples or n_samples),
         dtype="f4",
         compressors=BloscCodec(cname="lz4", clevel=1, shuffle="shuffle"),
     )
