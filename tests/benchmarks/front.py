@@ -48,19 +48,22 @@ def front(found: dict[str, Point]) -> list[str]:
     return names
 
 
-def draw(axes: Axes, title: str, found: dict[str, Point]) -> None:
-    """Draw one benchmark."""
+def draw(axes: Axes, title: str, found: dict[str, Point], names: list[str]) -> None:
+    """Draw one benchmark; a method looks as its place among all `names` says."""
+    from matplotlib import colormaps
     from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
 
+    colors = colormaps["tab20"]
     ours = {name: at for name, at in found.items() if name in OUR_METHODS}
     seconds, variances = zip(*(ours[name] for name in front(ours)), strict=True)
     axes.step(seconds, variances, where="post", color="0.6", lw=1, zorder=0)
     for name, at in found.items():
-        number = list(found).index(name)
+        number = names.index(name)
         marker, size = ("o", 6) if name in ours else (PEERS[number % len(PEERS)], 7)
         label = "ours, defaults" if name == OURS else name.replace("_", " ")
         label = f"ours, {label}" if name in SETTINGS else label
-        axes.plot(*at, marker, ms=size, color=f"C{number % 10}", label=label)
+        color = colors(number % 20)
+        axes.plot(*at, marker, ms=size, color=color, label=label)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(TICKS))
     axes.xaxis.set_major_formatter(ScalarFormatter())
@@ -78,10 +81,11 @@ def main(files: tuple[TextIO, ...], picture: str) -> None:
 
     found = {k: v for file in files for k, v in json.load(file)["benchmarks"].items()}
     figure = Figure(figsize=(10, 3.6 * -(-len(found) // 2)), layout="constrained")
+    names = list(dict.fromkeys(name for one in found.values() for name in points(one)))
     grid = figure.subplots(-(-len(found) // 2), min(2, len(found)), squeeze=False)
     for axes, one in zip(grid.flat, found.values(), strict=False):
         shape = f"{one['n_features']:,} x {one['n_samples']}"
-        draw(axes, f"{shape}, k={one['n_clusters']}", points(one))
+        draw(axes, f"{shape}, k={one['n_clusters']}", points(one), names)
     shown = {
         label: handle
         for axes in grid.flat
