@@ -22,7 +22,7 @@ Kaiser, "The application of electronic computers to factor analysis", 1960.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from hkmeans_dask.minibatch import settle, train
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hkmeans_dask.kernels import Array
+    from hkmeans_dask.kernels import Array, Index
     from hkmeans_dask.minibatch import Schedule
 
 ALL_DIMENSIONS = np.empty((0, 0))
@@ -78,8 +78,20 @@ def may_help(n_trained: int, n_dims: int, n_clusters: int) -> bool:
     )
 
 
+def pays(points: Array, n_clusters: int, n_trained: int, schedule: Schedule) -> bool:
+    """Whether axes of such points may be taken; see `principal_axes`."""
+    everywhere = schedule.unit or schedule.max_no_improvement is None
+    enough = len(points) >= AXES_ROWS
+    helps = may_help(n_trained, points.shape[1], n_clusters)
+    return bool(enough and helps and not everywhere)
+
+
 def principal_axes(
-    points: Array, n_clusters: int, n_trained: int, schedule: Schedule
+    points: Array,
+    n_clusters: int,
+    n_trained: int,
+    schedule: Schedule,
+    weights: Array | None = None,
 ) -> Array:
     """Find the axes along which points like these are trained.
 
@@ -92,6 +104,8 @@ def principal_axes(
     n_trained : int
         Points that will be trained on.
     schedule : Schedule
+    weights : ndarray of shape (n_points,), optional
+        How often each point counts.
 
     Returns
     -------
@@ -100,14 +114,15 @@ def principal_axes(
 
     Notes
     -----
-    Memory: three (n_dims, n_dims) arrays of float64.
+    Memory: five (n_dims, n_dims) arrays of float64, and with weights a copy of the
+    points that count.
     """
-    n_dims = points.shape[1]
-    everywhere = schedule.unit or schedule.max_no_improvement is None
-    pays = len(points) >= AXES_ROWS and may_help(n_trained, n_dims, n_clusters)
-    if everywhere or not pays:
+    if not pays(points, n_clusters, n_trained, schedule):
         return ALL_DIMENSIONS
-    scatter = np.dot(points[:AXES_ROWS].T, points[:AXES_ROWS]).astype(np.float64)
+    some, n_dims = points[:AXES_ROWS], points.shape[1]
+    if weights is not None:
+        some = some * np.sqrt(weights[:AXES_ROWS, None])
+    scatter = np.dot(some.T, some).astype(np.float64)
     if not np.isfinite(scatter).all():
         return ALL_DIMENSIONS
     variances, axes = np.linalg.eigh(scatter)
@@ -142,14 +157,36 @@ def train_along(
     centers : ndarray of shape (n_clusters, n_dims), the dtype of `points`
         Means of the points that are nearest to the centers found along the axes. As
         from `train`, each is the nearest of some point, if there are enough.
+
+    Notes
+    -----
+    What `watch` is given is the inertia along the axes, less than that of all. Where
+    points are equal along the axes and leave centers without any, training goes on in
+    all dimensions. Memory: the points along the axes, until they are labelled.
     """
     if not axes.size:
         return train(points, n_clusters, schedule, rng, seeds, spread, weights, watch)
-    seen = np.dot(points, axes)
-    seeds = None if seeds is None else np.dot(seeds, axes)
-    centers = train(seen, n_clusters, schedule, rng, seeds, spread, weights, watch)
-    labels = kernels.assign(seen, centers)
+    how = (n_clusters, schedule, rng, seeds, spread, weights, watch)
+    labels = _labels_along(axes, points, *how)
     counts = np.bincount(labels, weights, minlength=n_clusters)
     sums = kernels.sum_by_label(points, labels, n_clusters, weights)
     means, _ = kernels.centers_of(sums, counts, unit=False)
-    return settle(points, means.astype(points.dtype), labels)
+    centers = means.astype(points.dtype)
+    if counts.all():
+        return settle(points, centers, labels)
+    return train(points, n_clusters, schedule, rng, centers, spread, weights, watch)
+
+
+def _labels_along(
+    axes: Array,
+    points: Array,
+    n_clusters: int,
+    schedule: Schedule,
+    rng: np.random.Generator,
+    seeds: Array | None,
+    *how: Any,
+) -> Index:
+    """Label each point with the nearest of the centers found along the axes."""
+    seen = np.dot(points, axes)
+    seeds = None if seeds is None else np.dot(seeds, axes)
+    return kernels.assign(seen, train(seen, n_clusters, schedule, rng, seeds, *how))

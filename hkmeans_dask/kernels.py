@@ -5,8 +5,8 @@ The nearest center of a point is found by one matrix product per *tile* of rows:
 
     points --tile--> (x - origin) --GEMM--> scores = x . c - |c|^2 / 2 --argmax--> label
 
-A tile has ``TILE`` rows (fewer where they are long), the last one is padded to a
-multiple of ``PAD``: BLAS rounds by the height of a product, so few fixed heights make
+A tile has ``TILE`` rows (more of short ones, fewer of long ones), the last is padded to
+a multiple of ``PAD``: BLAS rounds by the height of a product, so few fixed heights make
 the label of a row (almost) a function of the row and its place in the tile, not of how
 many rows came with it.
 Tiles are tall because threads take turns to hold the interpreter between two calls:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     Index = NDArray[np.int64]
 
 TILE = 1536
-"""Rows of one GEMM, at most, or more where `SMALL_TILE` bytes hold more."""
+"""Rows of one GEMM, unless they are short or long."""
 
 SMALL_TILE = 2**20
 """Bytes of a tile that stays in the cache of a core, nearly."""
@@ -56,7 +56,7 @@ PAD_COLUMNS = 4
 """The width of every GEMM is a multiple of this: odd columns are slow."""
 
 WORTH_SHARING = 2**25
-"""Multiplications of one call that pay for starting threads (some 0.1 ms)."""
+"""Multiplications of one call that pay for starting threads."""
 
 FEW_DIMS = 16
 """With so few dimensions scores are float64: arithmetic is not what takes the time."""
@@ -90,15 +90,6 @@ def tile_height(row_bytes: int) -> int:
 def sum_height(n_dims: int) -> int:
     """Rows of one indicator product."""
     return max(SUM_TILE, min(MOST_ROWS, SUM_VALUES // n_dims))
-
-
-short_calls = threading.RLock()
-"""To be held by a thread for a long run of short calls.
-
-Two threads that take turns at the interpreter for each call of some 10 microseconds
-wait for each other longer than they compute: seeding in two threads took nearly twice
-as long as in one. Beside one thread with short calls others have long ones.
-"""
 
 
 class _Crew:

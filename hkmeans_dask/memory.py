@@ -265,9 +265,11 @@ def training(rows: int, n_clusters: int, sizes: Sizes) -> int:
     """Bytes that `minibatch.train` holds besides its points."""
     row, itemsize = sizes.row, sizes.itemsize
     seeding = min(rows, 2 * max(sizes.batch_size, n_clusters))
-    pairs = min(seeding * row, TILE_BYTES)
-    if seeding <= min(MOST_AMONG, n_clusters * sizes.n_init):
-        pairs += seeding * seeding * itemsize
+    pairs = 0
+    if seeding * row <= TILE_BYTES:
+        pairs = seeding * (row + 2 * itemsize)
+        if seeding <= min(MOST_AMONG, n_clusters * sizes.n_init):
+            pairs = 3 * pairs + seeding * seeding * itemsize
     candidates = 3 * sizes.n_init * seeding * max(itemsize, LABEL)
     moved = rows * row // FEW_MOVED
     labels = rows * (5 * LABEL + 2 * itemsize)
@@ -300,7 +302,8 @@ def _coarse(sizes: Sizes) -> int:
     from_part = gathered * sizes.part_rows // max(1, sizes.n_rows)
     found = 0
     if axes.may_help(sizes.n_rows, sizes.n_samples, sizes.n_big):
-        found = axes.AXES_ROWS * sizes.row + 3 * LABEL * sizes.n_samples**2
+        found = axes.AXES_ROWS * sizes.row * (1 + sizes.weighted)
+        found += 5 * LABEL * sizes.n_samples**2
     return gathered + max(from_part, found, training_along(rows, sizes.n_big, sizes))
 
 

@@ -171,8 +171,7 @@ def _seed(
         else seeding.seed_kmeans_plusplus
     )
     n_init, prefix = schedule.n_init, points[:size]
-    with kernels.short_calls:
-        return seed(prefix, n_clusters, n_init, rng, _first(weights, size))
+    return seed(prefix, n_clusters, n_init, rng, _first(weights, size))
 
 
 def _growing_sizes(batch_size: int, n_points: int) -> Iterator[int]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hkmeans_dask.kernels import assign, inertia
+from hkmeans_dask.kernels import TILE_BYTES, assign, inertia
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,8 @@ def seed_kmeans_plusplus(
 
     Notes
     -----
-    Memory: a copy of the points, a few (n_init, n_points) arrays.
+    Memory: up to three copies of the points where they are small (`TILE_BYTES`), and
+    a few (n_init, n_points) arrays.
     """
     chosen = np.empty((n_clusters, n_init), np.int64)
     n_runs = -(-len(points) // RUN)
@@ -83,29 +84,43 @@ def _distances_among(
     They are multiplied by the weights of the latter, if there are any, and zeros follow
     up to a whole `RUN`. One product gives them: norms are two more dimensions,
     ``(y, 1, |y|^2) . (-2 x, |x|^2, 1)``. Where about as many will be drawn as there are
-    points, one product of all with all is faster than many small ones.
+    points, one product of all with all is faster than many small ones. Points of more
+    than `TILE_BYTES` are not copied.
     """
-    n_points, n_dims = points.shape
     norms = np.einsum("ij,ij->i", points, points)
-    columns = np.zeros((n_dims + 2, -(-n_points // RUN) * RUN), points.dtype)
-    np.multiply(points.T, -2, out=columns[:n_dims, :n_points])
-    columns[n_dims, :n_points] = norms
-    columns[n_dims + 1, :n_points] = 1
+    n_points, small = len(points), points.nbytes <= TILE_BYTES
+    n_columns = -(-n_points // RUN) * RUN
+    columns = _columns(points, norms, n_columns) if small else None
 
     def squared(picked: Index) -> Array:
-        chosen = np.ones((len(picked), n_dims + 2), points.dtype)
-        chosen[:, :n_dims] = points[picked]
-        chosen[:, -1] = norms[picked]
-        found: Array = np.dot(chosen, columns)
+        if columns is None:
+            found = np.zeros((len(picked), n_columns), points.dtype)
+            np.multiply(np.dot(points[picked], points.T), -2, out=found[:, :n_points])
+            found[:, :n_points] += norms
+            found[:, :n_points] += norms[picked, None]
+        else:
+            ones = np.ones(len(picked), points.dtype)
+            chosen = np.column_stack([points[picked], ones, norms[picked]])
+            found = np.dot(chosen, columns)
         np.maximum(found, 0, out=found)
         found[np.arange(len(picked)), picked] = 0
         if weights is not None:
             found[:, :n_points] *= weights
         return found
 
-    if n_drawn < n_points or n_points > MOST_AMONG:
+    if n_drawn < n_points or n_points > MOST_AMONG or not small:
         return squared
     return squared(np.arange(n_points)).__getitem__
+
+
+def _columns(points: Array, norms: Array, n_columns: int) -> Array:
+    """Points as columns ``(-2 x, |x|^2, 1)``, then zeros."""
+    n_points, n_dims = points.shape
+    columns = np.zeros((n_dims + 2, n_columns), points.dtype)
+    np.multiply(points.T, -2, out=columns[:n_dims, :n_points])
+    columns[n_dims, :n_points] = norms
+    columns[n_dims + 1, :n_points] = 1
+    return columns
 
 
 def _draw(weights: Array, draws: Array, n_columns: int) -> Index:

@@ -106,7 +106,7 @@ def test_no_axes_where_they_would_not_help(points, options):
 
 
 @pytest.mark.usefixtures("few_rows")
-def test_axes_are_taken_of_what_is_left_after_that():
+def test_axes_are_taken_without_these_reasons():
     assert found(along_few_axes()).shape == (N_DIMS, 32)
 
 

@@ -77,7 +77,7 @@ def test_assign_agrees_with_the_definition(data):
 
 
 @dtypes
-@pytest.mark.parametrize("n_points", [1, 2, 191, 192, 193, 1535, 1536, 1537, 4000])
+@pytest.mark.parametrize("n_points", [1, 191, 192, 193, 1537, 6143, 6144, 6145])
 @pytest.mark.parametrize("n_centers", [2, 3, 16, 101])
 def test_assign_agrees_with_dask_ml_at_any_height(dtype, n_points, n_centers):
     rng = np.random.default_rng(n_points * n_centers)
@@ -151,7 +151,8 @@ def test_a_large_common_mean_does_not_spoil_float32_labels():
 
 
 @dtypes
-def test_labels_do_not_depend_on_the_number_of_threads(dtype):
+def test_labels_do_not_depend_on_the_number_of_threads(dtype, monkeypatch):
+    monkeypatch.setattr(kernels, "WORTH_SHARING", 0)
     rng = np.random.default_rng(0)
     points = rng.normal(size=(10_000, 33)).astype(dtype)
     centers = rng.normal(size=(40, 33)).astype(dtype)

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,13 @@ import pytest
 import zarr
 from distributed import Client
 
-from hkmeans_dask import HierarchicalKMeans
+from hkmeans_dask import HierarchicalKMeans, memory, seeding
 from hkmeans_dask.execution import Runner
 from hkmeans_dask.memory import IDLE, Projection, Sizes, project, reading, usable
+from hkmeans_dask.minibatch import Schedule
+from hkmeans_dask.rows import Rows
+from hkmeans_dask.stages import coarse
+from hkmeans_dask.workspace import InMemory
 from tests.conftest import local_cluster
 from tests.slow import others_slow
 
@@ -219,3 +224,49 @@ def projected_to_measured(X, n_clusters, n_workers):
         model.fit(X)
         measured = max(peak(pid) - before for pid, before in idle.items())
     return projected / measured
+
+
+def peak_of(function):
+    """Peak of what NumPy holds while a function runs."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        function()
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+def sizes_like(n_rows, n_dims, n_clusters):
+    """Sizes of a fit that trains on all of so many float32 rows."""
+    shape = {"n_features": n_rows, "n_rows": n_rows, "n_samples": n_dims}
+    n_big = int(np.sqrt(n_clusters))
+    return Sizes(**SIZES | shape | {"n_clusters": n_clusters, "n_big": n_big})
+
+
+@pytest.mark.parametrize(
+    ("n_points", "n_dims", "n_clusters"),
+    [(2000, 40, 32), (2000, 4000, 5), (1200, 4000, 130), (1200, 400, 130)],
+)
+def test_seeding_holds_no_more_than_projected(n_points, n_dims, n_clusters):
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(n_points, n_dims)).astype("f4")
+    held = peak_of(lambda: seeding.seed_kmeans_plusplus(points, n_clusters, 10, rng))
+    projected = memory.training(n_points, n_clusters, sizes_like(*points.shape, 900))
+    assert held <= memory.SPARE * projected
+
+
+@pytest.mark.parametrize(("n_points", "n_dims"), [(2500, 3000), (16_000, 160)])
+@pytest.mark.parametrize("along", [True, False])
+def test_the_coarse_stage_holds_no_more_than_projected(n_points, n_dims, along):
+    rng = np.random.default_rng(0)
+    spread = np.where(np.arange(n_dims) < 10, 5, 0.1) if along else 1
+    points = (rng.normal(size=(n_points, n_dims)) * spread).astype("f4")
+    order, starts = np.arange(n_points), np.array([0, n_points])
+    rows = Rows(points, order, order.astype(np.uint64), starts, 0)
+    schedule, found = Schedule("k-means++", 1000, 10, 10), []
+    how = ([rows], 36, schedule, 0, None, InMemory(), "coarse")
+    held = peak_of(lambda: found.append(coarse._train(*how)))
+    assert bool(found[0]["axes"].size) == (along and n_dims == 160)
+    projected = project(sizes_like(*points.shape, 36 * 36), on_disk=False)
+    assert held <= projected.tasks["coarse"]

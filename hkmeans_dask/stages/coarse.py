@@ -21,6 +21,7 @@ from hkmeans_dask import kernels
 from hkmeans_dask.axes import (
     ALL_DIMENSIONS,
     AXES_ROWS,
+    pays,
     principal_axes,
     train_along,
 )
@@ -107,7 +108,7 @@ def _train(
     n_big = min(n_big, len(points))
     axes = ALL_DIMENSIONS
     if init is None:
-        axes = principal_axes(points, n_big, len(points), schedule)
+        axes = principal_axes(points, n_big, len(points), schedule, weights)
     rng = np.random.default_rng([seed, 0])
     with batches(name, most_batches(schedule, len(points))) as watch:
         how = (schedule, rng, None, 0.0, weights, watch)
@@ -115,10 +116,13 @@ def _train(
     labels = kernels.assign(points, centers)
     total = kernels.weighted_sum(np.ones(len(points)), weights)
     spread = kernels.inertia(points, centers, labels, weights) / total
-    if init is None:
-        some = points[:AXES_ROWS] - centers[labels[:AXES_ROWS]]
-        n_trained = int(sum(part.starts[-1] for part in parts))
-        axes = principal_axes(some, n_big, n_trained, schedule)
+    n_trained = int(sum(part.starts[-1] for part in parts))
+    what = (n_big, n_trained, schedule)
+    axes = ALL_DIMENSIONS
+    if init is None and pays(points, *what):
+        seen = centers[labels[:AXES_ROWS]]  # from where the points are seen
+        seen -= points[:AXES_ROWS]
+        axes = principal_axes(seen, *what, weights)
     return workspace.save(
         "coarse",
         offset=offset,
