@@ -21,7 +21,6 @@ from hkmeans_dask.rows import Rows
 from hkmeans_dask.stages import coarse
 from hkmeans_dask.workspace import InMemory
 from tests.conftest import local_cluster
-from tests.slow import others_slow
 
 MB = 10**6
 SIZES = {
@@ -166,7 +165,8 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("name", others_slow(SHAPES))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
 def test_projected_memory_is_that_measured(name, tmp_path):
     shape, chunks, dtype, n_clusters, n_workers = SHAPES[name]
     X = written(tmp_path / "x.zarr", shape, chunks, dtype, skew=name == "skew")
