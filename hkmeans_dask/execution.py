@@ -18,6 +18,7 @@ long after we returned it.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import inspect
 import os
@@ -51,6 +52,15 @@ if TYPE_CHECKING:
     from dask.delayed import Delayed
 
 VERSION = version("hkmeans_dask")
+
+AT_ONCE = ("MALLOC_TRIM_THRESHOLD_", "65536")
+"""How dask has the workers that it starts give back freed memory."""
+
+MOST_KEPT = 32 * 2**20
+"""Bytes of freed memory that a worker keeps for the next call, at most."""
+
+LARGE = 4 * 2**20
+"""Bytes of an array for which NumPy asks for large pages: they are soon there."""
 
 RETRIES = 2
 """Times a task is tried again on a cluster after an error (a passing read error)."""
@@ -252,11 +262,27 @@ def _mismatch(name: str, theirs: str | None, ours: str) -> str:
     )
 
 
+@functools.cache
+def _keep_little_memory() -> None:
+    """Let malloc keep what tiles took, in a worker that would give it back at once.
+
+    New pages cost more than the arithmetic on a tile. A process without dask's setting
+    finds such limits by itself; another setting is left alone.
+    """
+    name, value = AT_ONCE
+    if os.environ.get(name) == value and sys.platform == "linux":
+        set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+        if set_option:
+            for option, limit in ((-3, LARGE), (-1, MOST_KEPT)):
+                set_option(option, limit)  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+
+
 def _call(wanted: str, function: Callable[..., Any], *args: Any) -> Any:
     """Call a function for a client of the same version."""
     if wanted != VERSION:
         here = f"Process {os.getpid()} on {socket.gethostname()}"
         raise ImportError(_mismatch(here, VERSION, wanted))
+    _keep_little_memory()
     result = function(*args)
     progress.done()
     return result

@@ -208,7 +208,7 @@ def _assign_tiles(
     as_they_are = rows is None and origin is None and dtype == points.dtype
     most = tile_height(max(centers.shape) * dtype.itemsize)
     tallest = min(most, _padded(len(labels)))
-    tile = np.zeros((tallest, points.shape[1]), dtype)
+    tile = np.empty((tallest, points.shape[1]), dtype)
     scores = np.empty((tallest, len(bias)), dtype)
     for part in _tiles(len(labels), most):
         n_used = part.stop - part.start
@@ -217,9 +217,9 @@ def _assign_tiles(
             filled = points[part]
         else:
             filled = tile[:height]
-            _fill(filled[:n_used], points, part if rows is None else rows[part])
-            if origin is not None:
-                filled[:n_used] -= origin
+            wanted = part if rows is None else rows[part]
+            _fill(filled[:n_used], points, wanted, origin)
+            filled[n_used:] = 0
         np.dot(filled, columns, out=scores[:height])
         found = scores[:n_used]
         found -= bias
@@ -243,14 +243,22 @@ def _columns(centers: Array) -> tuple[Array, Array]:
     return columns, bias
 
 
-def _fill(tile: Array, points: Array, wanted: slice | Index) -> None:
-    """Copy the wanted points into a tile, which may have another dtype."""
-    if isinstance(wanted, slice) or tile.dtype != points.dtype:
+def _fill(
+    tile: Array, points: Array, wanted: slice | Index, origin: Array | None
+) -> None:
+    """Copy the wanted points less the origin into a tile, maybe of another dtype."""
+    alike = tile.dtype == points.dtype
+    if isinstance(wanted, slice) and alike and origin is not None:
+        np.subtract(points[wanted], origin, out=tile)
+        return
+    if isinstance(wanted, slice) or not alike:
         tile[:] = points[wanted]
     elif not points.flags.c_contiguous:
         tile[:] = points[wanted]  # `take` would copy all points first
     else:
         np.take(points, wanted, axis=0, out=tile, mode="clip")
+    if origin is not None:
+        tile -= origin
 
 
 def _padded(height: int) -> int:
@@ -386,7 +394,11 @@ def _repeated(centers: Array) -> Array:
 
     BLAS rounds by column: left to the scores, equal centers would share equal points.
     """
-    repeated = np.ones(len(centers), bool)
+    repeated = np.zeros(len(centers), bool)
+    firsts = np.sort(centers[:, 0])
+    if (firsts[1:] != firsts[:-1]).all():
+        return repeated  # as nearly always, without a look at the rest
+    repeated[:] = True
     repeated[np.unique(_as_voids(centers), return_index=True)[1]] = False
     return repeated
 

@@ -263,7 +263,8 @@ def _full_passes(
         before = state.centers
         state = update(state, points, schedule.unit, weights)
         if not state.counts.all():
-            state = state._replace(centers=occupy(points, state.centers))
+            moved = _refill(points, state.centers, state.labels)
+            state = state._replace(centers=moved)
         inertia = energy - state.explained
         if watch:
             watch(inertia / _total(points, weights))
@@ -324,19 +325,30 @@ def occupy(points: Array, centers: Array) -> Array:
         Each the nearest of at least one point, if there are enough distinct ones.
     """
     for _ in range(len(centers)):
-        labels = kernels.assign(points, centers)
-        empty = np.flatnonzero(np.bincount(labels, minlength=len(centers)) == 0)
-        if not len(empty):
+        moved = _refill(points, centers, kernels.assign(points, centers))
+        if moved is centers:
             break
-        squared = kernels.squared_distances(points, centers, labels)
-        if not squared.any():
-            break
-        centers = centers.copy()
-        for center in empty:
-            farthest = int(squared.argmax())
-            centers[center] = points[farthest]
-            to_new = kernels.squared_distances(
-                points, centers[center][None], np.zeros(len(points), np.int64)
-            )
-            np.minimum(squared, to_new, out=squared)
+        centers = moved
+    return centers
+
+
+def _refill(points: Array, centers: Array, labels: Index) -> Array:
+    """Move each center without points to the point farthest from all centers.
+
+    The same array is given back where there is none, or no point away from its center.
+    """
+    empty = np.flatnonzero(np.bincount(labels, minlength=len(centers)) == 0)
+    if not len(empty):
+        return centers
+    squared = kernels.squared_distances(points, centers, labels)
+    if not squared.any():
+        return centers
+    centers = centers.copy()
+    for center in empty:
+        farthest = int(squared.argmax())
+        centers[center] = points[farthest]
+        to_new = kernels.squared_distances(
+            points, centers[center][None], np.zeros(len(points), np.int64)
+        )
+        np.minimum(squared, to_new, out=squared)
     return centers

@@ -136,6 +136,10 @@ class StoredRows(NamedTuple):
             wanted = _by_rank(self._group_keys(file, group), limit) + self.starts[group]
             piece_of = np.searchsorted(self.cuts, wanted, side="right") - 1
             taken = np.empty((len(wanted), self.like.shape[1]), self.like.dtype)
+            start, stop = self.starts[group : group + 2]
+            if np.array_equal(wanted, np.arange(start, stop)):
+                self._read_group(file, start, stop, taken)
+                return taken
             for piece in np.unique(piece_of).tolist():
                 here = piece_of == piece
                 first, last = self.cuts[piece : piece + 2]
@@ -152,6 +156,12 @@ class StoredRows(NamedTuple):
             where = slice(*(self.cuts[piece : piece + 2] - start))
             self._read_keys(file, piece, keys[where])
         return keys
+
+    def _read_group(self, file: BinaryIO, start: int, stop: int, rows: Array) -> None:
+        first, last = np.searchsorted(self.cuts, (start, stop))
+        for piece in range(first, last):
+            where = slice(*(self.cuts[piece : piece + 2] - start))
+            self._read_rows(file, piece, rows[where])
 
     def _read_keys(self, file: BinaryIO, piece: int, keys: Array) -> None:
         file.seek(int(self.cuts[piece]) * KEY.itemsize)

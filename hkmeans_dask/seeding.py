@@ -139,7 +139,8 @@ def _draw(weights: Array, draws: Array, n_columns: int) -> Index:
     """
     runs = weights.reshape(len(weights), -1, RUN)
     rows = np.arange(len(weights))
-    chosen = _first_above(np.einsum("ijk->ij", runs), draws[0])
+    sums = np.dot(weights.reshape(-1, RUN), np.ones(RUN, weights.dtype))
+    chosen = _first_above(sums.reshape(runs.shape[:2]), draws[0])
     columns = chosen * RUN + _first_above(runs[rows, chosen], draws[1])
     drawn: Index = np.minimum(columns, n_columns - 1)
     return drawn
