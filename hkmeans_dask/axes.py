@@ -30,8 +30,6 @@ from hkmeans_dask import kernels
 from hkmeans_dask.minibatch import settle, train
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from hkmeans_dask.kernels import Array, Index
     from hkmeans_dask.minibatch import Schedule
 
@@ -140,17 +138,16 @@ def train_along(
     n_clusters: int,
     schedule: Schedule,
     rng: np.random.Generator,
-    seeds: Array | None = None,
-    spread: float = 0.0,
-    weights: Array | None = None,
-    watch: Callable[[float], None] | None = None,
+    **how: Any,
 ) -> Array:
-    """Train along axes, or in all dimensions; see `minibatch.train`.
+    """Train along axes, or in all dimensions.
 
     Parameters
     ----------
     axes : ndarray of shape (n_dims, n_axes), or `ALL_DIMENSIONS`
     points : ndarray of shape (n_points, n_dims)
+    n_clusters, schedule, rng, **how
+        As `minibatch.train` takes them; no seeds where there are axes.
 
     Returns
     -------
@@ -165,28 +162,19 @@ def train_along(
     all dimensions. Memory: the points along the axes, until they are labelled.
     """
     if not axes.size:
-        return train(points, n_clusters, schedule, rng, seeds, spread, weights, watch)
-    how = (n_clusters, schedule, rng, seeds, spread, weights, watch)
-    labels = _labels_along(axes, points, *how)
+        return train(points, n_clusters, schedule, rng, **how)
+    labels = _labels_along(axes, points, n_clusters, schedule, rng, **how)
+    weights = how.get("weights")
     counts = np.bincount(labels, weights, minlength=n_clusters)
     sums = kernels.sum_by_label(points, labels, n_clusters, weights)
     means, _ = kernels.centers_of(sums, counts, unit=False)
     centers = means.astype(points.dtype)
     if counts.all():
         return settle(points, centers, labels)
-    return train(points, n_clusters, schedule, rng, centers, spread, weights, watch)
+    return train(points, n_clusters, schedule, rng, **how | {"seeds": centers})
 
 
-def _labels_along(
-    axes: Array,
-    points: Array,
-    n_clusters: int,
-    schedule: Schedule,
-    rng: np.random.Generator,
-    seeds: Array | None,
-    *how: Any,
-) -> Index:
+def _labels_along(axes: Array, points: Array, *what: Any, **how: Any) -> Index:
     """Label each point with the nearest of the centers found along the axes."""
     seen = np.dot(points, axes)
-    seeds = None if seeds is None else np.dot(seeds, axes)
-    return kernels.assign(seen, train(seen, n_clusters, schedule, rng, seeds, *how))
+    return kernels.assign(seen, train(seen, *what, **how))

@@ -316,9 +316,13 @@ def to_unit(points: Array) -> tuple[Array, Array]:
 
 
 def sum_by_label(
-    points: Array, labels: Index, n_clusters: int, weights: Array | None = None
+    points: Array,
+    labels: Index,
+    n_clusters: int,
+    weights: Array | None = None,
+    before: Index | None = None,
 ) -> Array:
-    """Sum the points of each label.
+    """Sum the points of each label, or tell what sums gain where labels change.
 
     Parameters
     ----------
@@ -327,6 +331,8 @@ def sum_by_label(
     n_clusters : int
     weights : ndarray of shape (n_points,), optional
         By which points are multiplied first.
+    before : ndarray of shape (n_points,), int, optional
+        Labels that the points had: their sums lose them.
 
     Returns
     -------
@@ -342,8 +348,12 @@ def sum_by_label(
     for part in _tiles(len(points), most):
         height = part.stop - part.start
         values = np.ones(height) if weights is None else weights[part].astype(float)
+        rows, step = labels[part], 1
+        if before is not None:
+            rows, step = np.column_stack([rows, before[part]]).ravel(), 2
+            values = np.column_stack([values, -values]).ravel()
         indicator = scipy.sparse.csc_array(
-            (values, labels[part], np.arange(height + 1)),
+            (values, rows, np.arange(0, len(rows) + 1, step)),
             shape=(n_clusters, height),
         )
         for dims in _tiles(points.shape[1], SUM_DIMS):

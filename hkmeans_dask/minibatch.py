@@ -233,12 +233,9 @@ def _sums(state: State, batch: Array, labels: Index, weights: Array | None) -> A
     if len(labels) == len(state.labels):
         moved = np.flatnonzero(labels != state.labels)
         if len(moved) * FEW_MOVED < len(labels):
-            points, old, new = batch[moved], state.labels[moved], labels[moved]
             theirs = None if weights is None else weights[moved]
-            gained = kernels.sum_by_label(points, new, n_clusters, theirs)
-            gained -= kernels.sum_by_label(points, old, n_clusters, theirs)
-            gained += state.sums
-            return gained
+            what = (batch[moved], labels[moved], n_clusters, theirs)
+            return state.sums + kernels.sum_by_label(*what, before=state.labels[moved])
     return kernels.sum_by_label(batch, labels, n_clusters, weights)
 
 

@@ -625,3 +625,35 @@ def test_fit_limits_blas_and_lets_go(name):
         HierarchicalKMeans(60).fit(X)
         assert blas_threads() == {2}
     assert seen == [{1}] * 10
+
+
+FAULTS = """
+import resource
+import numpy as np
+from hkmeans_dask import execution
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(100):
+        np.ones(2**18, np.float32)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 100
+
+before = faults()
+execution._call(execution.VERSION, faults)  # the pages of the first are new
+print(before, execution._call(execution.VERSION, faults))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits are glibc's")
+@pytest.mark.parametrize(("setting", "kept"), [("65536", True), ("70000", False)])
+def test_tasks_use_pages_again_where_dask_would_give_them_back(setting, kept):
+    given = dask.config.get("distributed.nanny.pre-spawn-environ")
+    assert given["MALLOC_TRIM_THRESHOLD_"] == 65536
+    command = [sys.executable, "-c", FAULTS]
+    environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": setting}
+    done = subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True
+    )
+    before, after = map(float, done.stdout.split())
+    assert before > 200  # of 256 pages
+    assert (after < 20) if kept else (after > 200)

@@ -231,6 +231,18 @@ def test_sums_of_any_dtype_and_order_do_not_overflow(dtype, order):
     assert np.array_equal(sums, expected)
 
 
+@quick
+@given(whole_points(), st.data())
+def test_sums_follow_points_that_get_another_label(points, data):
+    label, n_points = st.integers(0, 4), len(points)
+    labels = st.lists(label, min_size=n_points, max_size=n_points)
+    before, now = (np.array(data.draw(labels), np.int64) for _ in range(2))
+    weights = np.arange(n_points) % 3.0
+    sums = kernels.sum_by_label(points, before, 5, weights)
+    sums += kernels.sum_by_label(points, now, 5, weights, before)
+    assert np.array_equal(sums, kernels.sum_by_label(points, now, 5, weights))
+
+
 def test_clusters_without_points_sum_to_zero():
     sums = kernels.sum_by_label(np.ones((2, 3)), np.array([4, 1]), 6)
     assert sums.tolist() == [[0] * 3, [1] * 3, [0] * 3, [0] * 3, [1] * 3, [0] * 3]

@@ -111,8 +111,8 @@ def _train(
         axes = principal_axes(points, n_big, len(points), schedule, weights)
     rng = np.random.default_rng([seed, 0])
     with batches(name, most_batches(schedule, len(points))) as watch:
-        how = (schedule, rng, None, 0.0, weights, watch)
-        centers = train_along(axes, points, n_big, *how)
+        how = {"weights": weights, "watch": watch}
+        centers = train_along(axes, points, n_big, schedule, rng, **how)
     labels = kernels.assign(points, centers)
     total = kernels.weighted_sum(np.ones(len(points)), weights)
     spread = kernels.inertia(points, centers, labels, weights) / total

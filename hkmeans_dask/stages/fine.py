@@ -97,8 +97,8 @@ def _train(
     points, weights = gather_partition(parts, group, origin, weighted=weighted)
     rng = np.random.default_rng(entropy)
     seeds = None if given is None else given - origin
-    how = (schedule, rng, seeds, yardstick, weights)
-    centers = train_along(axes, points, n_clusters, *how)
+    how = {"seeds": seeds, "spread": yardstick, "weights": weights}
+    centers = train_along(axes, points, n_clusters, schedule, rng, **how)
     return workspace.save(name, centers=centers + origin)
 
 
