@@ -394,7 +394,8 @@ def group_by_label(labels: Index, n_clusters: int) -> tuple[Index, Index]:
     starts : ndarray of shape (n_clusters + 1,), int64
         Group ``i`` is ``order[starts[i]:starts[i + 1]]``.
     """
-    order = np.argsort(labels, kind="stable")
+    small = np.uint16 if n_clusters <= 2**16 else np.int64  # sorted by its bytes
+    order = np.argsort(labels.astype(small, copy=False), kind="stable")
     sizes = np.bincount(labels, minlength=n_clusters)
     return order, np.concatenate([[0], np.cumsum(sizes)])
 

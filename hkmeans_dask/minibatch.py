@@ -284,8 +284,8 @@ def _full_passes(
 def settle(points: Array, centers: Array, labels: Index) -> Array:
     """Make sure that each center is the nearest one of some point.
 
-    Asks one point per cluster, the member nearest to the center, and all members of the
-    clusters whose first one went elsewhere, instead of all points.
+    Asks of each cluster the members nearest to the center (most often one), and all
+    members where these went elsewhere, instead of all points.
 
     Parameters
     ----------
@@ -300,11 +300,11 @@ def settle(points: Array, centers: Array, labels: Index) -> Array:
         The same, unless `occupy` has to move some.
     """
     squared = kernels.squared_distances(points, centers, labels)
-    order = np.argsort(squared, kind="stable")[::-1]
-    nearest = np.full(len(centers), -1)
-    nearest[labels[order]] = order  # the last one stays
+    least = np.full(len(centers), np.inf, squared.dtype)
+    np.minimum.at(least, labels, squared)
+    nearest = np.flatnonzero(squared == least[labels])
     occupied = np.zeros(len(centers), bool)
-    occupied[kernels.assign(points, centers, rows=nearest[nearest >= 0])] = True
+    occupied[kernels.assign(points, centers, rows=nearest)] = True
     doubtful = np.flatnonzero(~occupied[labels])
     occupied[kernels.assign(points, centers, rows=doubtful)] = True
     return centers if occupied.all() else occupy(points, centers)

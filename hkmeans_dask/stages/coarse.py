@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SPREAD_ROWS = 2**14
+"""Rows that tell how far points are from their big clusters."""
+
 
 def train_coarse(
     parts: Parts,
@@ -113,15 +116,16 @@ def _train(
     with batches(name, most_batches(schedule, len(points))) as watch:
         how = {"weights": weights, "watch": watch}
         centers = train_along(axes, points, n_big, schedule, rng, **how)
-    labels = kernels.assign(points, centers)
-    total = kernels.weighted_sum(np.ones(len(points)), weights)
-    spread = kernels.inertia(points, centers, labels, weights) / total
+    some = slice(0, SPREAD_ROWS)
+    seen, labels = points[some], kernels.assign(points[some], centers)
+    weights = None if weights is None else weights[some]
+    total = kernels.weighted_sum(np.ones(len(seen)), weights)
+    spread = kernels.inertia(seen, centers, labels, weights) / total
     n_trained = int(sum(part.starts[-1] for part in parts))
     what = (n_big, n_trained, schedule)
     axes = ALL_DIMENSIONS
     if init is None and pays(points, *what):
-        seen = centers[labels[:AXES_ROWS]]  # from where the points are seen
-        seen -= points[:AXES_ROWS]
+        seen = centers[labels[:AXES_ROWS]] - seen[:AXES_ROWS]  # all from their centers
         axes = principal_axes(seen, *what, weights)
     return workspace.save(
         "coarse",

@@ -159,10 +159,10 @@ def _split(
 def _sorted(part: Rows | StoredRows, coarse: Coarse) -> Rows:
     array, order, keys, _, total = part.load()
     points = points_of(array, weighted=coarse.weighted)
+    by_rank = np.argsort(keys, kind="stable")  # most often they are
+    order, keys = order[by_rank], keys[by_rank]
     labels = label_coarse(points, coarse.centers, coarse.offset, rows=order)
-    by_group = np.lexsort((keys, labels))
-    sizes = np.bincount(labels, minlength=len(coarse.centers))
-    starts = np.concatenate([[0], np.cumsum(sizes)])
+    by_group, starts = kernels.group_by_label(labels, len(coarse.centers))
     return Rows(array, order[by_group], keys[by_group], starts, total)
 
 
