@@ -267,9 +267,9 @@ def training(rows: int, n_clusters: int, sizes: Sizes) -> int:
     seeding = min(rows, 2 * max(sizes.batch_size, n_clusters))
     pairs = 0
     if seeding * row <= TILE_BYTES:
-        pairs = seeding * (row + 2 * itemsize)
+        pairs = 2 * seeding * (row + 2 * itemsize)
         if seeding <= min(MOST_AMONG, n_clusters * sizes.n_init):
-            pairs = 3 * pairs + seeding * seeding * itemsize
+            pairs = 2 * pairs + seeding * seeding * itemsize
     candidates = 3 * sizes.n_init * seeding * max(itemsize, LABEL)
     moved = rows * row // FEW_MOVED
     labels = rows * (5 * LABEL + 2 * itemsize)

@@ -54,7 +54,7 @@ def seed_kmeans_plusplus(
 
     Notes
     -----
-    Memory: up to three copies of the points where they are small (`TILE_BYTES`), and
+    Memory: up to four copies of the points where they are small (`TILE_BYTES`), and
     a few (n_init, n_points) arrays.
     """
     chosen = np.empty((n_clusters, n_init), np.int64)
@@ -64,13 +64,13 @@ def seed_kmeans_plusplus(
     draws = rng.random((n_clusters, 2, n_init))
     for step in range(n_clusters):
         if step:
-            chosen[step] = _draw(potential, draws[step], len(points))
+            chosen[step] = _draw(potential, draws[step])
         elif weights is None:
             chosen[step] = (draws[step, 0] * len(points)).astype(np.int64)
         else:
             alike = np.zeros_like(potential)
             alike[:, : len(points)] = weights
-            chosen[step] = _draw(alike, draws[step], len(points))
+            chosen[step] = _draw(alike, draws[step])
         np.minimum(potential, distances(chosen[step]), out=potential)
     best = potential.sum(axis=1, dtype=np.float64).argmin()
     return points[chosen[:, best]]
@@ -91,6 +91,8 @@ def _distances_among(
     n_points, small = len(points), points.nbytes <= TILE_BYTES
     n_columns = -(-n_points // RUN) * RUN
     columns = _columns(points, norms, n_columns) if small else None
+    ones = np.ones(n_points, points.dtype)
+    rows = np.column_stack([points, ones, norms]) if small else points
 
     def squared(picked: Index) -> Array:
         if columns is None:
@@ -99,9 +101,7 @@ def _distances_among(
             found[:, :n_points] += norms
             found[:, :n_points] += norms[picked, None]
         else:
-            ones = np.ones(len(picked), points.dtype)
-            chosen = np.column_stack([points[picked], ones, norms[picked]])
-            found = np.dot(chosen, columns)
+            found = np.dot(rows[picked], columns)
         np.maximum(found, 0, out=found)
         found[np.arange(len(picked)), picked] = 0
         if weights is not None:
@@ -123,34 +123,30 @@ def _columns(points: Array, norms: Array, n_columns: int) -> Array:
     return columns
 
 
-def _draw(weights: Array, draws: Array, n_columns: int) -> Index:
+def _draw(weights: Array, draws: Array) -> Index:
     """Draw one column index per row of `weights`, proportionally to the weights.
 
     First a run of columns is drawn, then a column in it: to add up the values of runs
-    is faster than to cumulate all. In a row of zeros that is the last column.
+    is faster than to cumulate all. In a row of zeros that is the first column.
 
     Parameters
     ----------
     weights : ndarray of shape (n_rows, n_runs * RUN)
-        Zero from `n_columns` on.
     draws : ndarray of shape (2, n_rows), float64
         Uniform in [0, 1), for the runs and for the columns in them.
-    n_columns : int
     """
     runs = weights.reshape(len(weights), -1, RUN)
-    rows = np.arange(len(weights))
     sums = np.dot(weights.reshape(-1, RUN), np.ones(RUN, weights.dtype))
     chosen = _first_above(sums.reshape(runs.shape[:2]), draws[0])
-    columns = chosen * RUN + _first_above(runs[rows, chosen], draws[1])
-    drawn: Index = np.minimum(columns, n_columns - 1)
-    return drawn
+    rows = np.arange(len(weights))
+    return chosen * RUN + _first_above(runs[rows, chosen], draws[1])
 
 
 def _first_above(weights: Array, draws: Array) -> Index:
     """First column of each row up to which more than a share `draws` of it lies."""
-    cumulated = np.cumsum(weights, axis=1, dtype=np.float64)
-    columns = (cumulated <= (draws * cumulated[:, -1])[:, None]).sum(axis=1)
-    found: Index = np.minimum(columns, weights.shape[1] - 1)
+    cumulated = weights.cumsum(axis=1, dtype=np.float64)
+    shares = draws * cumulated[:, -1]
+    found: Index = (cumulated > shares[:, None]).argmax(axis=1)
     return found
 
 
