@@ -176,5 +176,6 @@ def train_along(
 
 def _labels_along(axes: Array, points: Array, *what: Any, **how: Any) -> Index:
     """Label each point with the nearest of the centers found along the axes."""
+    assert how.get("seeds") is None, "seeds have all dimensions"
     seen = np.dot(points, axes)
     return kernels.assign(seen, train(seen, *what, **how))

@@ -30,6 +30,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ContextDecorator, contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -53,14 +54,14 @@ if TYPE_CHECKING:
 
 VERSION = version("hkmeans_dask")
 
-AT_ONCE = ("MALLOC_TRIM_THRESHOLD_", "65536")
-"""How dask has the workers that it starts give back freed memory."""
+TRIMS = "MALLOC_TRIM_THRESHOLD_=65536"
+"""By which dask has the workers that it starts give back freed memory at once."""
 
-MOST_KEPT = 32 * 2**20
-"""Bytes of freed memory that a worker keeps for the next call, at most."""
+MOST_KEPT = 8 * 2**20
+"""Bytes of freed memory that a thread of a worker keeps for its next call, about."""
 
 LARGE = 4 * 2**20
-"""Bytes of an array for which NumPy asks for large pages: they are soon there."""
+"""Bytes that are given back at once all the same: they get large pages from NumPy."""
 
 RETRIES = 2
 """Times a task is tried again on a cluster after an error (a passing read error)."""
@@ -263,18 +264,19 @@ def _mismatch(name: str, theirs: str | None, ours: str) -> str:
 
 
 @functools.cache
-def _keep_little_memory() -> None:
+def _keep_freed_pages() -> None:
     """Let malloc keep what tiles took, in a worker that would give it back at once.
 
-    New pages cost more than the arithmetic on a tile. A process without dask's setting
-    finds such limits by itself; another setting is left alone.
+    New pages cost more than the arithmetic on a tile. A process that dask did not start
+    so finds its own limits, and is left alone; a worker keeps these for all its tasks.
     """
-    name, value = AT_ONCE
-    if os.environ.get(name) == value and sys.platform == "linux":
-        set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-        if set_option:
-            for option, limit in ((-3, LARGE), (-1, MOST_KEPT)):
-                set_option(option, limit)  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+    environment = Path("/proc/self/environ")  # as it began; it may have changed since
+    if not environment.exists() or TRIMS not in environment.read_text().split("\0"):
+        return
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option:
+        for option, limit in ((-3, LARGE), (-1, MOST_KEPT)):
+            set_option(option, limit)  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 
 
 def _call(wanted: str, function: Callable[..., Any], *args: Any) -> Any:
@@ -282,7 +284,7 @@ def _call(wanted: str, function: Callable[..., Any], *args: Any) -> Any:
     if wanted != VERSION:
         here = f"Process {os.getpid()} on {socket.gethostname()}"
         raise ImportError(_mismatch(here, VERSION, wanted))
-    _keep_little_memory()
+    _keep_freed_pages()
     result = function(*args)
     progress.done()
     return result

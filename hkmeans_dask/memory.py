@@ -52,7 +52,8 @@ SHARED = 1.15
 """The same where threads of one process compute (measured)."""
 
 SMALL = 16 * 10**6
-"""Bytes of all that is not counted: messages, graphs, modules imported late."""
+"""Bytes of all that is not counted: messages, graphs, modules imported late, and what
+malloc keeps for the next call."""
 
 CLUSTER_ROWS = 256 * 2**20
 """Bytes of training rows that stay in the memory of one worker, at most."""
@@ -269,7 +270,7 @@ def training(rows: int, n_clusters: int, sizes: Sizes) -> int:
     if seeding * row <= TILE_BYTES:
         pairs = 2 * seeding * (row + 2 * itemsize)
         if seeding <= min(MOST_AMONG, n_clusters * sizes.n_init):
-            pairs = 2 * pairs + seeding * seeding * itemsize
+            pairs = 3 * pairs // 2 + seeding * seeding * itemsize
     candidates = 3 * sizes.n_init * seeding * max(itemsize, LABEL)
     moved = rows * row // FEW_MOVED
     labels = rows * (5 * LABEL + 2 * itemsize)

@@ -251,7 +251,8 @@ def _full_passes(
 
     A pass over all points counts as so many batches as it holds. The inertia of a full
     pass needs no smoothing: the moving average that mini-batches need has weight one.
-    The state of lowest inertia is given back; its centers are means of its labels.
+    The state of lowest inertia is given back; its centers are means of its labels, but
+    for those that had no points, which were moved to one.
     """
     batches = max(1, len(points) // schedule.batch_size)
     energy = _energy(points, weights)
@@ -260,8 +261,9 @@ def _full_passes(
         before = state.centers
         state = update(state, points, schedule.unit, weights)
         if not state.counts.all():
-            moved = _refill(points, state.centers, state.labels)
-            state = state._replace(centers=moved)
+            refilled = _refill(points, state.centers, state.labels)
+            state = state._replace(centers=refilled)
+            del refilled
         inertia = energy - state.explained
         if watch:
             watch(inertia / _total(points, weights))
@@ -275,6 +277,7 @@ def _full_passes(
             break
         further = 0.0 if settled else FURTHER
         step = best.centers.dtype.type(further) * (best.centers - before)
+        step[best.counts == 0] = 0  # a center that was moved to a point stays there
         centers = best.centers + step
         centers = kernels.to_unit(centers)[0] if schedule.unit else centers
         state = best._replace(centers=centers)
@@ -330,9 +333,11 @@ def occupy(points: Array, centers: Array) -> Array:
 
 
 def _refill(points: Array, centers: Array, labels: Index) -> Array:
-    """Move each center without points to the point farthest from all centers.
+    """Move each center without points to a point far from the center of its label.
 
-    The same array is given back where there is none, or no point away from its center.
+    The labels may be those of centers that have moved a little since: a center that is
+    moved might have got points by now, one that stays might have none. The same array
+    is given back where no center is without points, or no point away from its center.
     """
     empty = np.flatnonzero(np.bincount(labels, minlength=len(centers)) == 0)
     if not len(empty):

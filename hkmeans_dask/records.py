@@ -25,7 +25,8 @@ class Coarse(NamedTuple):
     """(n_big_clusters, n_samples)."""
 
     spread: float = 0.0
-    """Mean squared distance of its training rows to their centers; 0 if not known."""
+    """Mean squared distance of training rows to their centers, of those of lowest rank;
+    0 if not known."""
 
     unit: bool = False
     """Whether training rows and centers have unit length."""

@@ -134,12 +134,12 @@ class StoredRows(NamedTuple):
         """Rows of one group whose key is at most `limit`, in rank order; see `Rows`."""
         with self.files.opened(self.name + RAW) as file:
             wanted = _by_rank(self._group_keys(file, group), limit) + self.starts[group]
-            piece_of = np.searchsorted(self.cuts, wanted, side="right") - 1
             taken = np.empty((len(wanted), self.like.shape[1]), self.like.dtype)
             start, stop = self.starts[group : group + 2]
             if np.array_equal(wanted, np.arange(start, stop)):
                 self._read_group(file, start, stop, taken)
                 return taken
+            piece_of = np.searchsorted(self.cuts, wanted, side="right") - 1
             for piece in np.unique(piece_of).tolist():
                 here = piece_of == piece
                 first, last = self.cuts[piece : piece + 2]
@@ -158,6 +158,7 @@ class StoredRows(NamedTuple):
         return keys
 
     def _read_group(self, file: BinaryIO, start: int, stop: int, rows: Array) -> None:
+        """Read whole pieces, one behind the other, where they belong."""
         first, last = np.searchsorted(self.cuts, (start, stop))
         for piece in range(first, last):
             where = slice(*(self.cuts[piece : piece + 2] - start))

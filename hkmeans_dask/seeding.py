@@ -54,7 +54,7 @@ def seed_kmeans_plusplus(
 
     Notes
     -----
-    Memory: up to four copies of the points where they are small (`TILE_BYTES`), and
+    Memory: up to three copies of the points where they are small (`TILE_BYTES`), and
     a few (n_init, n_points) arrays.
     """
     chosen = np.empty((n_clusters, n_init), np.int64)

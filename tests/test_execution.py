@@ -22,7 +22,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from threadpoolctl import threadpool_info, threadpool_limits
 from zarr.storage import MemoryStore, WrapperStore
 
-from hkmeans_dask import HierarchicalKMeans, inputs
+from hkmeans_dask import HierarchicalKMeans, execution, inputs
 from hkmeans_dask.execution import one_blas_thread
 from tests.conftest import local_cluster
 from tests.strategies import nothing_computed
@@ -629,6 +629,7 @@ def test_fit_limits_blas_and_lets_go(name):
 
 FAULTS = """
 import resource
+from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from hkmeans_dask import execution
 
@@ -638,22 +639,40 @@ def faults():
         np.ones(2**18, np.float32)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 100
 
-before = faults()
-execution._call(execution.VERSION, faults)  # the pages of the first are new
-print(before, execution._call(execution.VERSION, faults))
+with ThreadPoolExecutor(1) as pool:  # where workers run tasks
+    before = pool.submit(faults).result()
+    for _ in range(2):  # the pages of the first are new
+        after = pool.submit(execution._call, execution.VERSION, faults).result()
+print(before, after)
 """
+TRIM = "MALLOC_TRIM_THRESHOLD_"
+
+
+def faults_of_an_array(environment):
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS],
+        env=os.environ | environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return map(float, done.stdout.split())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limits are glibc's")
 @pytest.mark.parametrize(("setting", "kept"), [("65536", True), ("70000", False)])
 def test_tasks_use_pages_again_where_dask_would_give_them_back(setting, kept):
     given = dask.config.get("distributed.nanny.pre-spawn-environ")
-    assert given["MALLOC_TRIM_THRESHOLD_"] == 65536
-    command = [sys.executable, "-c", FAULTS]
-    environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": setting}
-    done = subprocess.run(
-        command, env=environment, check=True, capture_output=True, text=True
-    )
-    before, after = map(float, done.stdout.split())
+    assert given[TRIM] == 65536
+    before, after = faults_of_an_array({TRIM: setting})
     assert before > 200  # of 256 pages
     assert (after < 20) if kept else (after > 200)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits are glibc's")
+def test_a_process_that_started_workers_is_left_alone(monkeypatch):
+    done = []
+    monkeypatch.setattr("ctypes.CDLL", lambda _: done.append(_))
+    monkeypatch.setenv(TRIM, "65536")  # as distributed leaves it behind
+    execution._keep_freed_pages.__wrapped__()
+    assert not done

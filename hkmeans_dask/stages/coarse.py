@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SPREAD_ROWS = 2**14
-"""Rows that tell how far points are from their big clusters."""
+"""Rows, those of lowest rank, that tell how far points are from their big clusters."""
 
 
 def train_coarse(
@@ -116,7 +116,7 @@ def _train(
     with batches(name, most_batches(schedule, len(points))) as watch:
         how = {"weights": weights, "watch": watch}
         centers = train_along(axes, points, n_big, schedule, rng, **how)
-    some = slice(0, SPREAD_ROWS)
+    some = slice(0, SPREAD_ROWS if init is None else None)
     seen, labels = points[some], kernels.assign(points[some], centers)
     weights = None if weights is None else weights[some]
     total = kernels.weighted_sum(np.ones(len(seen)), weights)

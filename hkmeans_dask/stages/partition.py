@@ -161,6 +161,7 @@ def _sorted(part: Rows | StoredRows, coarse: Coarse) -> Rows:
     points = points_of(array, weighted=coarse.weighted)
     by_rank = np.argsort(keys, kind="stable")  # most often they are
     order, keys = order[by_rank], keys[by_rank]
+    del by_rank
     labels = label_coarse(points, coarse.centers, coarse.offset, rows=order)
     by_group, starts = kernels.group_by_label(labels, len(coarse.centers))
     return Rows(array, order[by_group], keys[by_group], starts, total)
