@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 64 * 2**20
 """Bytes of one block where we choose it (whole chunks or shards)."""
 
-MEMORY_BLOCK_BYTES = 16 * 2**20
+MEMORY_BLOCK_BYTES = 32 * 2**20
 """Bytes of one block of an array in memory: nothing is read, only shared out."""
 
 JOINED_BYTES = 256 * 2**20
