@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 VERSION = version("hkmeans_dask")
 
-TRIMS = "MALLOC_TRIM_THRESHOLD_=65536"
+TRIMS = b"MALLOC_TRIM_THRESHOLD_=65536"
 """By which dask has the workers that it starts give back freed memory at once."""
 
 MOST_KEPT = 8 * 2**20
@@ -271,7 +271,7 @@ def _keep_freed_pages() -> None:
     so finds its own limits, and is left alone; a worker keeps these for all its tasks.
     """
     environment = Path("/proc/self/environ")  # as it began; it may have changed since
-    if not environment.exists() or TRIMS not in environment.read_text().split("\0"):
+    if not environment.exists() or TRIMS not in environment.read_bytes().split(b"\0"):
         return
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option:
