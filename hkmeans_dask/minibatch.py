@@ -261,9 +261,7 @@ def _full_passes(
         before = state.centers
         state = update(state, points, schedule.unit, weights)
         if not state.counts.all():
-            refilled = _refill(points, state.centers, state.labels)
-            state = state._replace(centers=refilled)
-            del refilled
+            state = state._replace(centers=_refill(points, state.centers, state.labels))
         inertia = energy - state.explained
         if watch:
             watch(inertia / _total(points, weights))

@@ -137,7 +137,8 @@ class StoredRows(NamedTuple):
             taken = np.empty((len(wanted), self.like.shape[1]), self.like.dtype)
             start, stop = self.starts[group : group + 2]
             if np.array_equal(wanted, np.arange(start, stop)):
-                self._read_group(file, start, stop, taken)
+                for piece, where in self._pieces(start, stop):
+                    self._read_rows(file, piece, taken[where])
                 return taken
             piece_of = np.searchsorted(self.cuts, wanted, side="right") - 1
             for piece in np.unique(piece_of).tolist():
@@ -151,18 +152,15 @@ class StoredRows(NamedTuple):
     def _group_keys(self, file: BinaryIO, group: int) -> Array:
         start, stop = self.starts[group : group + 2]
         keys = np.empty(stop - start, KEY)
-        first, last = np.searchsorted(self.cuts, (start, stop))
-        for piece in range(first, last):
-            where = slice(*(self.cuts[piece : piece + 2] - start))
+        for piece, where in self._pieces(start, stop):
             self._read_keys(file, piece, keys[where])
         return keys
 
-    def _read_group(self, file: BinaryIO, start: int, stop: int, rows: Array) -> None:
-        """Read whole pieces, one behind the other, where they belong."""
+    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, slice]]:
+        """Yield the pieces of a group, and where they are in it."""
         first, last = np.searchsorted(self.cuts, (start, stop))
         for piece in range(first, last):
-            where = slice(*(self.cuts[piece : piece + 2] - start))
-            self._read_rows(file, piece, rows[where])
+            yield piece, slice(*(self.cuts[piece : piece + 2] - start))
 
     def _read_keys(self, file: BinaryIO, piece: int, keys: Array) -> None:
         file.seek(int(self.cuts[piece]) * KEY.itemsize)
