@@ -45,7 +45,7 @@ from dask.delayed import delayed
 from dask.system import CPU_COUNT
 
 from hkmeans_dask import progress
-from hkmeans_dask.kernels import shared_tiles
+from hkmeans_dask.crew import at_work, shared_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -285,9 +285,13 @@ def _call(wanted: str, function: Callable[..., Any], *args: Any) -> Any:
         here = f"Process {os.getpid()} on {socket.gethostname()}"
         raise ImportError(_mismatch(here, VERSION, wanted))
     _keep_freed_pages()
-    result = function(*args)
+    with at_work():
+        result = function(*args)
     progress.done()
     return result
+
+
+_lazy_call = delayed(_call, pure=False, traverse=False)
 
 
 def names(tasks: Iterable[Delayed]) -> list[str]:
@@ -295,14 +299,16 @@ def names(tasks: Iterable[Delayed]) -> list[str]:
     return [str(task.key) for task in tasks]
 
 
-def task(stage: str, function: Callable[..., Any], *args: Any) -> Delayed:
+def task(
+    stage: str, function: Callable[..., Any], *args: Any, rank: int = 0
+) -> Delayed:
     """Call ``function(*args)`` later, as a task named ``hkmeans-<stage>``.
 
-    dask takes a stage of eight letters that begins with one of a to f for a hash.
+    dask takes a stage of eight letters that begins with one of a to f for a hash. Of
+    tasks that wait for the same it begins with the last by name: the highest `rank`.
     """
-    key = f"hkmeans-{stage}-{uuid.uuid4().hex}"
-    call = delayed(_call, pure=False, traverse=False)
-    lazy: Delayed = call(VERSION, function, *args, dask_key_name=key)
+    key = f"hkmeans-{stage}-{rank:08x}{uuid.uuid4().hex[8:]}"
+    lazy: Delayed = _lazy_call(VERSION, function, *args, dask_key_name=key)
     return lazy
 
 

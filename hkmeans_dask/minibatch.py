@@ -47,7 +47,7 @@ FIRST_BATCH = 2**15
 MAX_PASSES = 100
 """Full passes over the points, at most (scikit-learn's ``max_iter``)."""
 
-TOLERANCE = 1e-2
+TOLERANCE = 2e-2
 """A pass that lowers the inertia by less than this fraction did not improve it."""
 
 FURTHER = 0.8
@@ -55,6 +55,10 @@ FURTHER = 0.8
 
 FEW_MOVED = 8
 """Sums are mended where less than one in so many points has moved."""
+
+
+FEW_MEMBERS = 8
+"""Members of a cluster that are asked first whether its center is their nearest."""
 
 
 class Schedule(NamedTuple):
@@ -229,14 +233,15 @@ def update(
 
 def _sums(state: State, batch: Array, labels: Index, weights: Array | None) -> Array:
     """Sum the batch by label; of the same batch again, only what has changed."""
-    n_clusters = len(state.centers)
+    n_clusters, how = len(state.centers), {"tile_dtype": batch.dtype}
     if len(labels) == len(state.labels):
         moved = np.flatnonzero(labels != state.labels)
         if len(moved) * FEW_MOVED < len(labels):
             theirs = None if weights is None else weights[moved]
             what = (batch[moved], labels[moved], n_clusters, theirs)
-            return state.sums + kernels.sum_by_label(*what, before=state.labels[moved])
-    return kernels.sum_by_label(batch, labels, n_clusters, weights)
+            how["before"] = state.labels[moved]
+            return state.sums + kernels.sum_by_label(*what, **how)
+    return kernels.sum_by_label(batch, labels, n_clusters, weights, **how)
 
 
 def _full_passes(
@@ -285,8 +290,8 @@ def _full_passes(
 def settle(points: Array, centers: Array, labels: Index) -> Array:
     """Make sure that each center is the nearest one of some point.
 
-    Asks of each cluster the members nearest to the center (most often one), and all
-    members where these went elsewhere, instead of all points.
+    Asks of each cluster a few members, and all where these went elsewhere, instead of
+    all points.
 
     Parameters
     ----------
@@ -300,12 +305,11 @@ def settle(points: Array, centers: Array, labels: Index) -> Array:
     centers : ndarray of shape (n_clusters, n_dims)
         The same, unless `occupy` has to move some.
     """
-    squared = kernels.squared_distances(points, centers, labels)
-    least = np.full(len(centers), np.inf, squared.dtype)
-    np.minimum.at(least, labels, squared)
-    nearest = np.flatnonzero(squared == least[labels])
+    order, starts = kernels.group_by_label(labels, len(centers))
+    members = np.arange(len(order)) - np.repeat(starts[:-1], np.diff(starts))
+    some = order[members < FEW_MEMBERS]
     occupied = np.zeros(len(centers), bool)
-    occupied[kernels.assign(points, centers, rows=nearest)] = True
+    occupied[kernels.assign(points, centers, rows=some)] = True
     doubtful = np.flatnonzero(~occupied[labels])
     occupied[kernels.assign(points, centers, rows=doubtful)] = True
     return centers if occupied.all() else occupy(points, centers)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
+from hkmeans_dask import kernels
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
@@ -89,8 +91,7 @@ class Rows(NamedTuple):
     def take(self, group: int, limit: int) -> Array:
         """Rows of one group whose key is at most `limit`, in rank order."""
         chosen = _by_rank(self.group_keys(group), limit)
-        rows: Array = self.array[self.order[self.starts[group] + chosen]]
-        return rows
+        return kernels.take(self.array, self.order[self.starts[group] + chosen])
 
 
 class StoredRows(NamedTuple):

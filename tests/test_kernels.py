@@ -10,7 +10,7 @@ from dask_ml.metrics import pairwise_distances_argmin_min
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hkmeans_dask import kernels, seeding
+from hkmeans_dask import crew, kernels, seeding
 from tests.strategies import (
     FLOATS,
     blobs,
@@ -159,7 +159,7 @@ def test_labels_do_not_depend_on_the_number_of_threads(dtype, monkeypatch):
     rows = rng.permutation(10_000)[:7001]
     found = []
     for n_threads in (1, 2, 3, 8):
-        with kernels.shared_tiles(n_threads):
+        with crew.shared_tiles(n_threads):
             whole = kernels.assign(points, centers, origin=centers[0])
             some = kernels.assign(points, centers, rows=rows)
         found.append(np.concatenate([whole, some]))

@@ -1,4 +1,7 @@
-"""Stage 4: k-means inside each big cluster, one delayed task per big cluster."""
+"""Stage 4: k-means inside each big cluster, one delayed task per big cluster.
+
+Those with the largest shares begin first, or all would wait for the last one.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +73,7 @@ def train_fine(
         where = (workspace, f"fine-{big}")
         found = workspace.find(f"fine-{big}")
         if found is None:
-            found = task("fine", _train, *rows, *start, *where)
+            found = task("fine", _train, *rows, *start, *where, rank=int(share))
             lacking.append(found)
         fine.append(found)
     made_of = (coarse, shares, fine, partitions.total)

@@ -220,7 +220,8 @@ def _count_distinct(
     enough = int(np.searchsorted(n_rows, 2 * most)) + 1
     all_trained = n_rows[-1] * row_bytes(split[0].like) <= PARTITION_BYTES
     if all_trained and enough < len(split):
-        some, _ = gather_partition(split[:enough], big, origin, weighted=weighted)
+        several = split[:enough]
+        some, _ = gather_partition(several, big, origin, 2 * most, weighted=weighted)
         if kernels.count_distinct(some) >= most:
             return most
     first, _ = gather_partition(split, big, origin, 2 * most, weighted=weighted)
