@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hkmeans_dask import memory, minibatch
 from hkmeans_dask.fitting import rows_go_to_disk, sizes_of, whole_chunks
 from hkmeans_dask.stages.label import group_blocks
+from hkmeans_dask.stages.partition import COUNTED_TOGETHER
 from hkmeans_dask.work_dir import LABEL_BYTES
 
 if TYPE_CHECKING:
@@ -150,11 +151,12 @@ def plan_fit(job: Job, stored_bytes: int, work_dir: Any) -> Plan:
 def _tasks(sizes: Sizes, chunks: tuple[int, ...], by_inertia: bool) -> dict[str, int]:
     n_parts = sizes.n_parts
     n_groups = len(group_blocks(chunks)[1]) - 1
+    counts = -(-sizes.n_big // COUNTED_TOGETHER)
     tasks = {
         "sample": len(chunks) + n_parts + 1,  # the check
         "coarse": 1,
         # All parts, twice; totals; what varies within each.
-        "partition": n_parts + 3 + sizes.n_big + n_parts * by_inertia,
+        "partition": n_parts + 3 + counts + n_parts * by_inertia,
         "fine": sizes.n_big + 3,  # all parts, the axes, the model
     }
     if sizes.refine:

@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from zarr.storage import MemoryStore, WrapperStore
 
 from hkmeans_dask import HierarchicalKMeans, execution, inputs
-from hkmeans_dask.execution import one_blas_thread
+from hkmeans_dask.execution import one_blas_thread, task
 from tests.conftest import local_cluster
 from tests.strategies import nothing_computed
 
@@ -676,3 +676,18 @@ def test_a_process_that_started_workers_is_left_alone(monkeypatch):
     monkeypatch.setenv(TRIM, "65536")  # as distributed leaves it behind
     execution._keep_freed_pages.__wrapped__()
     assert not done
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_the_tasks_of_highest_rank_begin_first(n_threads):
+    begun = []
+    shared = task("parts", list, [1])
+    ranks = np.random.default_rng(0).permutation(300).tolist()
+    tasks = [
+        task("fine", lambda _, rank: begun.append(rank), shared, rank, rank=rank)
+        for rank in ranks
+    ]
+    with dask.config.set(scheduler="threads", num_workers=n_threads):
+        dask.compute(task("centers", len, tasks))
+    inversions = np.abs(np.array(begun) - np.arange(300)[::-1])
+    assert inversions.max() < 5, "but for threads that overtake each other"

@@ -166,6 +166,32 @@ def test_labels_do_not_depend_on_the_number_of_threads(dtype, monkeypatch):
     assert all(np.array_equal(found[0], other) for other in found)
 
 
+@dtypes
+def test_nothing_depends_on_the_number_of_threads(dtype, monkeypatch):
+    monkeypatch.setattr(kernels, "WORTH_SHARING", 0)
+    monkeypatch.setattr(kernels, "VALUES_WORTH_SHARING", 0)
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(20_000, 70)).astype(dtype)
+    centers = rng.normal(size=(40, 70)).astype(dtype)
+    labels = rng.integers(0, 40, 20_000)
+    rows = rng.permutation(20_000)[:7001]
+    found = []
+    for n_threads in (1, 2, 3, 8):
+        with crew.shared_tiles(n_threads):
+            results = [
+                kernels.project(points, centers.T),
+                kernels.take(points, rows),
+                kernels.squared_distances(points, centers, labels),
+                kernels.squared_distances(points, centers, labels[:7001], rows=rows),
+                kernels.sum_by_label(points, labels, 40),
+                kernels.sum_by_label(points, labels, 40, tile_dtype=dtype),
+            ]
+        found.append(b"".join(result.tobytes() for result in results))
+    assert len(set(found)) == 1
+    np.testing.assert_allclose(results[0], points @ centers.T, atol=1e-4)
+    np.testing.assert_array_equal(results[1], points[rows])
+
+
 # squared distances
 
 
@@ -241,6 +267,20 @@ def test_sums_follow_points_that_get_another_label(points, data):
     sums = kernels.sum_by_label(points, before, 5, weights)
     sums += kernels.sum_by_label(points, now, 5, weights, before)
     assert np.array_equal(sums, kernels.sum_by_label(points, now, 5, weights))
+
+
+@dtypes
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sums_in_the_dtype_of_points_are_nearly_exact(dtype, weighted):
+    rng = np.random.default_rng(0)
+    points = rng.normal(3, 1, (9001, 5)).astype(dtype)
+    labels, before = rng.integers(0, 3, (2, 9001))
+    weights = rng.uniform(1, 2, 9001).astype(dtype) if weighted else None
+    for then in (None, before):
+        exact = kernels.sum_by_label(points, labels, 3, weights, then)
+        found = kernels.sum_by_label(points, labels, 3, weights, then, tile_dtype=dtype)
+        assert found.dtype == np.float64
+        np.testing.assert_allclose(found, exact, rtol=1e-5, atol=9001 * 1e-6)
 
 
 def test_clusters_without_points_sum_to_zero():

@@ -251,13 +251,14 @@ def test_seeds_beyond_the_number_of_clusters_are_left_out():
 # centers without points
 
 
-def test_a_center_whose_nearest_member_left_may_keep_another():
-    # The nearest member of center 1 is 4, which is nearer to center 0; 20 is not.
-    points = np.array([[0.0], [4.0], [20.0]])
-    labels, centers = np.array([0, 1, 1]), np.array([[3.0], [11.5]])
+def test_a_center_whose_first_members_left_may_keep_another():
+    # The first members of center 1 are 4, which is nearer to center 0; 20 is not.
+    n_points = 3 + minibatch.FEW_MEMBERS
+    points = np.array([[0.0], *[[4.0]] * (n_points - 2), [20.0]])
+    labels, centers = np.array([0] + [1] * (n_points - 1)), np.array([[3.0], [11.5]])
     assert minibatch.settle(points, centers, labels) is centers
     # Without 20, nothing is left to center 1: it moves to the farthest point.
-    moved = minibatch.settle(points[:2], centers, labels[:2])
+    moved = minibatch.settle(points[:-1], centers, labels[:-1])
     assert moved.tolist() == [[3.0], [0.0]]
 
 
