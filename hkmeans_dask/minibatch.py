@@ -233,15 +233,16 @@ def update(
 
 def _sums(state: State, batch: Array, labels: Index, weights: Array | None) -> Array:
     """Sum the batch by label; of the same batch again, only what has changed."""
-    n_clusters, how = len(state.centers), {"tile_dtype": batch.dtype}
+    n_clusters = len(state.centers)
     if len(labels) == len(state.labels):
         moved = np.flatnonzero(labels != state.labels)
         if len(moved) * FEW_MOVED < len(labels):
             theirs = None if weights is None else weights[moved]
             what = (batch[moved], labels[moved], n_clusters, theirs)
-            how["before"] = state.labels[moved]
-            return state.sums + kernels.sum_by_label(*what, **how)
-    return kernels.sum_by_label(batch, labels, n_clusters, weights, **how)
+            before = state.labels[moved]
+            return state.sums + kernels.sum_by_label(*what, before, batch.dtype)
+    what = (batch, labels, n_clusters, weights)
+    return kernels.sum_by_label(*what, tile_dtype=batch.dtype)
 
 
 def _full_passes(

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 COUNTED_TOGETHER = 16
-"""Big clusters whose distinct rows one task counts: that takes less time than a task."""
+"""Big clusters of which one task counts distinct rows: in less time than it takes."""
 
 
 def partition(
