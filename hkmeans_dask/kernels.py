@@ -15,8 +15,9 @@ the fewer calls, the better two threads overlap.
 A common ``origin`` is subtracted in the tile, where it is free (the product then reads
 from cache), because ``|x|^2 - 2 x . c + |c|^2`` loses every digit when the mean is
 large. Ties go to the lowest index; rows of float32 that differ by less than about a
-thousandth of their norm may tie. Sums and inertia accumulate in float64, tile after
-tile, always in the same order.
+thousandth of their norm may tie. Sums and inertia accumulate in float64 (those of
+training within a tile in the dtype of the points), tile after tile, always in the same
+order.
 """
 
 from __future__ import annotations
