@@ -130,9 +130,18 @@ def principal_axes(
     n_above = int(np.count_nonzero(variances > variances.mean()))
     if not 0 < n_above <= FLAT * n_dims:
         return ALL_DIMENSIONS
-    n_axes = min(n_above, 2 * n_clusters, int(MOST_AXES * n_dims))
-    n_axes = max(FEWEST_AXES, -(-n_axes // PAD_AXES) * PAD_AXES)
+    n_axes = max(FEWEST_AXES, _padded(min(n_above, 2 * n_clusters)))
+    n_axes = min(n_axes, most_axes(n_dims))
     return np.ascontiguousarray(axes[:, ::-1][:, :n_axes], points.dtype)
+
+
+def most_axes(n_dims: int) -> int:
+    """Axes that points of so many dimensions are trained along, at most."""
+    return _padded(int(MOST_AXES * n_dims))
+
+
+def _padded(n_axes: int) -> int:
+    return -(-n_axes // PAD_AXES) * PAD_AXES
 
 
 def train_along(
@@ -166,11 +175,12 @@ def train_along(
     """
     if not axes.size:
         return train(points, n_clusters, schedule, rng, **how)
-    labels = _labels_along(axes, points, n_clusters, schedule, rng, **how)
     weights = how.get("weights")
+    rough = weights is None  # float32 does not hold the product with a tiny one
+    along = schedule._replace(rough=rough)
+    labels = _labels_along(axes, points, n_clusters, along, rng, **how)
     counts = np.bincount(labels, weights, minlength=n_clusters)
-    what = (points, labels, n_clusters, weights)
-    sums = kernels.sum_by_label(*what, tile_dtype=points.dtype)
+    sums = kernels.sum_by_label(points, labels, n_clusters, weights, rough=rough)
     means, _ = kernels.centers_of(sums, counts, unit=False)
     centers = means.astype(points.dtype)
     if counts.all():

@@ -1,4 +1,4 @@
-"""Threads of this process that share the tiles of a large call.
+"""Threads of this process that share the rows or columns of a large call.
 
 Tasks run side by side, so a call takes only its task's part of them: all of them when
 one large task is left, as for the big clusters, or for one that holds most features.
@@ -46,7 +46,8 @@ at_work = _crew.at_work
 def shared_tiles(n_threads: int) -> Iterator[None]:
     """Let large calls of kernels in this process use up to `n_threads` threads.
 
-    The results are the same for any number: threads share whole tiles.
+    The results are the same for any number: threads share whole tiles, or columns that
+    have nothing to do with each other.
     """
     before, _crew.size = _crew.size, n_threads
     try:

@@ -6,18 +6,17 @@ The nearest center of a point is found by one matrix product per *tile* of rows:
     points --tile--> (x - origin) --GEMM--> scores = x . c - |c|^2 / 2 --argmax--> label
 
 A tile has ``TILE`` rows (more of short ones, fewer of long ones), the last is padded to
-a multiple of ``PAD``: BLAS rounds by the height of a product, so few fixed heights make
-the label of a row (almost) a function of the row and its place in the tile, not of how
-many rows came with it.
+a multiple of ``PAD``, or its rest is, where points are used as they are: BLAS rounds by
+the height of a product, so few fixed heights make the label of a row (almost) a function
+of the row and its place in the tile, not of how many rows came with it.
 Tiles are tall because threads take turns to hold the interpreter between two calls:
 the fewer calls, the better two threads overlap.
 
 A common ``origin`` is subtracted in the tile, where it is free (the product then reads
 from cache), because ``|x|^2 - 2 x . c + |c|^2`` loses every digit when the mean is
 large. Ties go to the lowest index; rows of float32 that differ by less than about a
-thousandth of their norm may tie. Sums and inertia accumulate in float64 (those of
-training within a tile in the dtype of the points), tile after tile, always in the same
-order.
+thousandth of their norm may tie. Sums and inertia accumulate in float64 (*rough* sums
+within a tile in the dtype of the points), tile after tile, always in the same order.
 """
 
 from __future__ import annotations
@@ -63,14 +62,13 @@ FEW_DIMS = 16
 """With so few dimensions scores are float64: arithmetic is not what takes the time."""
 
 SUM_TILE = 4096
-"""Rows of one indicator product, or up to `MOST_ROWS` short ones; only its float64 copy
-is held."""
+"""Rows of one indicator product, or up to `MOST_ROWS` short ones, copied as float64."""
 
 SUM_VALUES = 2**19
 """Values of that copy, where rows are short."""
 
 ROUGH_TILE = 2048
-"""Rows of one, where they are added up in their own dtype."""
+"""Rows of one that are added up in their own dtype, not copied."""
 
 SUM_DIMS = 512
 """Columns of one indicator product, at most."""
@@ -268,7 +266,7 @@ def squared_distances(
 
     Notes
     -----
-    Memory: two tiles beyond the inputs and the result.
+    Memory: two tiles a thread beyond the inputs and the result.
     """
     squared = np.empty(len(labels), points.dtype)
     height = tile_height(points.shape[1] * points.itemsize)
@@ -316,7 +314,7 @@ def sum_by_label(
     n_clusters: int,
     weights: Array | None = None,
     before: Index | None = None,
-    tile_dtype: type | np.dtype[Any] = np.float64,
+    rough: bool = False,
 ) -> Array:
     """Sum the points of each label, or tell what sums gain where labels change.
 
@@ -329,9 +327,10 @@ def sum_by_label(
         By which points are multiplied first.
     before : ndarray of shape (n_points,), int, optional
         Labels that the points had: their sums lose them.
-    tile_dtype : dtype, default=float64
-        In which the points of one tile are added up. That of float32 points takes a
-        third of the time, and leaves some 1e-6 of a point's length in a mean.
+    rough : bool, default=False
+        Whether the points of one tile are added up in their own dtype. It takes a third
+        of the time; means of float32 are then off by some 1e-6 of a point's length, or
+        up to 1e-5 where one cluster has all points of a tile.
 
     Returns
     -------
@@ -339,15 +338,18 @@ def sum_by_label(
 
     Notes
     -----
-    Memory: a float64 tile of at most 16 MiB, at most two (n_clusters, n_dims) arrays.
+    Memory: a float64 tile of at most 16 MiB, of which threads share the columns, and at
+    most two (n_clusters, n_dims) arrays.
     """
     n_points, n_dims = points.shape
     sums = np.zeros((n_clusters, n_dims))
+    dtype = points.dtype if rough else np.dtype(np.float64)
+    height = ROUGH_TILE if rough else sum_height(n_dims)
 
     def add(some: slice) -> None:
         for dims in tiles(some.stop, SUM_DIMS, some.start):
-            how = (labels, weights, before, np.dtype(tile_dtype))
-            _add_tiles(sums[:, dims], points[:, dims], *how)
+            what = (points[:, dims], labels, weights, before)
+            _add_tiles(sums[:, dims], *what, dtype, height)
 
     pays = n_points * n_dims >= VALUES_WORTH_SHARING
     in_parallel(add, n_dims, PAD_DIMS, pays=pays)
@@ -361,24 +363,26 @@ def _add_tiles(
     weights: Array | None,
     before: Index | None,
     dtype: np.dtype[Any],
+    most: int,
 ) -> None:
     """Add the points to the sums of their labels, tile after tile; see the caller."""
-    n_points, n_dims = points.shape
-    most = sum_height(n_dims) if dtype != points.dtype else ROUGH_TILE
-    tile = np.empty((min(most, n_points), n_dims), dtype)
-    for part in tiles(n_points, most):
+    cast = dtype != points.dtype
+    tile = np.empty((min(most, len(points)) if cast else 0, points.shape[1]), dtype)
+    for part in tiles(len(points), most):
         height = part.stop - part.start
-        values = np.ones(height) if weights is None else weights[part]
+        values = np.ones(height, dtype)
+        if weights is not None:
+            values = weights[part].astype(dtype)
         rows, step = labels[part], 1
         if before is not None:
             rows, step = np.column_stack([rows, before[part]]).ravel(), 2
             values = np.column_stack([values, -values]).ravel()
         indicator = scipy.sparse.csc_array(
-            (values.astype(dtype), rows, np.arange(0, len(rows) + 1, step)),
+            (values, rows, np.arange(0, len(rows) + 1, step)),
             shape=(len(sums), height),
         )
         used = points[part]
-        if dtype != points.dtype:
+        if cast:
             used = tile[:height]
             used[:] = points[part]
         sums += indicator @ used

@@ -72,6 +72,8 @@ class Schedule(NamedTuple):
     """Whether points and centers have unit length (spherical k-means)."""
     weighted: bool = False
     """Whether points have weights: how often each counts."""
+    rough: bool = False
+    """Whether sums may be rounded like the points: where it is labels that count."""
 
 
 class State(NamedTuple):
@@ -142,7 +144,7 @@ def train(
     state = State.start(centers)
     for size in _growing_sizes(schedule.batch_size, len(points)):
         first = _first(weights, size)
-        state = update(state, points[:size], schedule.unit, first)
+        state = update(state, points[:size], schedule.unit, first, schedule.rough)
         if watch:
             told = _energy(points[:size], first) - state.explained
             watch(told / _total(points[:size], first))
@@ -197,12 +199,16 @@ def _energy(points: Array, weights: Array | None) -> float:
 
 
 def update(
-    state: State, batch: Array, unit: bool = False, weights: Array | None = None
+    state: State,
+    batch: Array,
+    unit: bool = False,
+    weights: Array | None = None,
+    rough: bool = False,
 ) -> State:
     """Move each center to the mean of the points of `batch` nearest to it.
 
-    A center without points stays. What the new means explain follows from the float64
-    sums, without a second look at the points.
+    A center without points stays. What the new means explain follows from the sums,
+    without a second look at the points.
 
     Parameters
     ----------
@@ -212,6 +218,8 @@ def update(
         Whether means are scaled to unit length.
     weights : ndarray of shape (n_points,), optional
         How often each point counts.
+    rough : bool, default=False
+        See `kernels.sum_by_label`.
 
     Returns
     -------
@@ -220,7 +228,7 @@ def update(
     """
     n_clusters = len(state.centers)
     labels = kernels.assign(batch, state.centers)
-    sums = _sums(state, batch, labels, weights)
+    sums = _sums(state, batch, labels, weights, rough)
     counts = np.bincount(labels, weights, minlength=n_clusters)
     means, mass = kernels.centers_of(sums, counts, unit)
     centers = state.centers.copy()
@@ -231,7 +239,9 @@ def update(
     return State(centers, counts, explained, labels, sums)
 
 
-def _sums(state: State, batch: Array, labels: Index, weights: Array | None) -> Array:
+def _sums(
+    state: State, batch: Array, labels: Index, weights: Array | None, rough: bool
+) -> Array:
     """Sum the batch by label; of the same batch again, only what has changed."""
     n_clusters = len(state.centers)
     if len(labels) == len(state.labels):
@@ -240,9 +250,9 @@ def _sums(state: State, batch: Array, labels: Index, weights: Array | None) -> A
             theirs = None if weights is None else weights[moved]
             what = (batch[moved], labels[moved], n_clusters, theirs)
             before = state.labels[moved]
-            return state.sums + kernels.sum_by_label(*what, before, batch.dtype)
+            return state.sums + kernels.sum_by_label(*what, before, rough)
     what = (batch, labels, n_clusters, weights)
-    return kernels.sum_by_label(*what, tile_dtype=batch.dtype)
+    return kernels.sum_by_label(*what, rough=rough)
 
 
 def _full_passes(
@@ -265,7 +275,7 @@ def _full_passes(
     best, lowest, idle, further = state, np.inf, 0, FURTHER
     for _ in range(MAX_PASSES):
         before = state.centers
-        state = update(state, points, schedule.unit, weights)
+        state = update(state, points, schedule.unit, weights, schedule.rough)
         if not state.counts.all():
             state = state._replace(centers=_refill(points, state.centers, state.labels))
         inertia = energy - state.explained

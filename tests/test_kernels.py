@@ -171,25 +171,27 @@ def test_nothing_depends_on_the_number_of_threads(dtype, monkeypatch):
     monkeypatch.setattr(kernels, "WORTH_SHARING", 0)
     monkeypatch.setattr(kernels, "VALUES_WORTH_SHARING", 0)
     rng = np.random.default_rng(0)
-    points = rng.normal(size=(20_000, 70)).astype(dtype)
-    centers = rng.normal(size=(40, 70)).astype(dtype)
+    points = rng.normal(size=(20_000, 200)).astype(dtype)
+    centers = rng.normal(size=(40, 200)).astype(dtype)
     labels = rng.integers(0, 40, 20_000)
+    weights = rng.uniform(size=20_000)
     rows = rng.permutation(20_000)[:7001]
     found = []
     for n_threads in (1, 2, 3, 8):
         with crew.shared_tiles(n_threads):
             results = [
                 kernels.project(points, centers.T),
+                kernels.assign(points, centers),
                 kernels.take(points, rows),
                 kernels.squared_distances(points, centers, labels),
                 kernels.squared_distances(points, centers, labels[:7001], rows=rows),
-                kernels.sum_by_label(points, labels, 40),
-                kernels.sum_by_label(points, labels, 40, tile_dtype=dtype),
+                kernels.sum_by_label(points, labels, 40, weights),
+                kernels.sum_by_label(points, labels, 40, rough=True),
             ]
         found.append(b"".join(result.tobytes() for result in results))
     assert len(set(found)) == 1
     np.testing.assert_allclose(results[0], points @ centers.T, atol=1e-4)
-    np.testing.assert_array_equal(results[1], points[rows])
+    np.testing.assert_array_equal(results[2], points[rows])
 
 
 # squared distances
@@ -269,18 +271,18 @@ def test_sums_follow_points_that_get_another_label(points, data):
     assert np.array_equal(sums, kernels.sum_by_label(points, now, 5, weights))
 
 
-@dtypes
 @pytest.mark.parametrize("weighted", [False, True])
-def test_sums_in_the_dtype_of_points_are_nearly_exact(dtype, weighted):
+def test_rough_sums_are_nearly_exact(weighted):
     rng = np.random.default_rng(0)
-    points = rng.normal(3, 1, (9001, 5)).astype(dtype)
+    points = rng.normal(3, 1, (9001, 5)).astype(np.float32)
     labels, before = rng.integers(0, 3, (2, 9001))
-    weights = rng.uniform(1, 2, 9001).astype(dtype) if weighted else None
+    weights = rng.uniform(1, 2, 9001).astype(np.float32) if weighted else None
     for then in (None, before):
         exact = kernels.sum_by_label(points, labels, 3, weights, then)
-        found = kernels.sum_by_label(points, labels, 3, weights, then, tile_dtype=dtype)
+        found = kernels.sum_by_label(points, labels, 3, weights, then, rough=True)
+        error = np.abs(found - exact).max() / np.bincount(labels).min()
         assert found.dtype == np.float64
-        np.testing.assert_allclose(found, exact, rtol=1e-5, atol=9001 * 1e-6)
+        assert 0 < error < 2e-5
 
 
 def test_clusters_without_points_sum_to_zero():
