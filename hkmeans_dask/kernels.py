@@ -6,9 +6,9 @@ The nearest center of a point is found by one matrix product per *tile* of rows:
     points --tile--> (x - origin) --GEMM--> scores = x . c - |c|^2 / 2 --argmax--> label
 
 A tile has ``TILE`` rows (more of short ones, fewer of long ones), the last is padded to
-a multiple of ``PAD``, or its rest is, where points are used as they are: BLAS rounds by
-the height of a product, so few fixed heights make the label of a row (almost) a function
-of the row and its place in the tile, not of how many rows came with it.
+a multiple of ``PAD``, or its rest is, where points are used as they are: BLAS rounds
+by the height of a product, so few fixed heights make the label of a row (almost) a
+function of the row and its place in the tile, not of how many rows came with it.
 Tiles are tall because threads take turns to hold the interpreter between two calls:
 the fewer calls, the better two threads overlap.
 
