@@ -86,6 +86,16 @@ class _Terminated(BaseException):
     """SIGTERM, to be handled like Ctrl-C."""
 
 
+def _interrupt_again(lost: Any) -> None:
+    """Repeat an interrupt that came where Python drops it, as in a callback of gc."""
+    if not issubclass(lost.exc_type, (KeyboardInterrupt, _Terminated)):
+        sys.__unraisablehook__(lost)
+        return
+    kind = signal.SIGTERM if lost.exc_type is _Terminated else signal.SIGINT
+    main = threading.main_thread().ident
+    threading.Timer(0.05, signal.pthread_kill, (main, kind)).start()
+
+
 @contextmanager
 def _terminable() -> Iterator[None]:
     """End cleanly on SIGTERM, where signals come here (not in other threads)."""
@@ -97,9 +107,11 @@ def _terminable() -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGTERM, terminate)
+    hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)
 
 
