@@ -330,7 +330,7 @@ def sum_by_label(
     rough : bool, default=False
         Whether the points of one tile are added up in their own dtype. It takes a third
         of the time; means of float32 are then off by some 1e-6 of a point's length, or
-        up to 1e-5 where one cluster has all points of a tile.
+        a few 1e-5 where one cluster has all points of a tile.
 
     Returns
     -------
