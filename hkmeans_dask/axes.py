@@ -6,6 +6,8 @@ close to theirs. Where few axes hold more than their even part of the sum of squ
 a fraction of the arithmetic, and the centers are the means of the same points in all
 dimensions. What is left out is mostly noise: of image windows and of simulated fMRI
 (1000 clusters) the inertia was no higher than that of training in all dimensions.
+Their coordinates are homogeneous: a constant one lets the matrix product that compares
+points with centers add the norms of these, which would take a pass over all scores.
 
 One set of axes serves one level of the hierarchy: those of the points for the big
 clusters, and those of the points as seen from their big clusters for all small ones.
@@ -27,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hkmeans_dask import kernels
-from hkmeans_dask.minibatch import settle, train
+from hkmeans_dask.minibatch import descend, settle, train
 
 if TYPE_CHECKING:
     from hkmeans_dask.kernels import Array, Index
@@ -39,14 +41,14 @@ ALL_DIMENSIONS = np.empty((0, 0))
 AXES_ROWS = 8192
 """Points whose principal axes are taken; there are none for fewer."""
 
-FEWEST_AXES = 32
-"""Axes, at least: fewer save no time."""
+FEWEST = 32
+"""Coordinates along axes, with the constant one, at least: fewer save no time."""
 
-PAD_AXES = 8
-"""Axes are a multiple of this: others take BLAS more time than the next one."""
+PAD = 8
+"""They are a multiple of this: others take BLAS more time than the next one."""
 
-MOST_AXES = 1 / 4
-"""Axes, about at most, as a fraction of the dimensions."""
+MOST = 1 / 4
+"""They are about this fraction of the dimensions, at most."""
 
 FLAT = 1 / 3
 """Fraction of the dimensions above the mean from which on a spectrum is flat."""
@@ -72,7 +74,7 @@ def may_help(n_trained: int, n_dims: int, n_clusters: int) -> bool:
     n_clusters : int
         Centers that each of them is compared with.
     """
-    enough = n_trained >= AXES_ROWS and FEWEST_AXES <= MOST_AXES * n_dims
+    enough = n_trained >= AXES_ROWS and FEWEST <= MOST * n_dims
     cost = n_dims * (AXES_ROWS + DECOMPOSITION * n_dims)
     return bool(
         enough and n_dims <= MOST_DIMS and cost <= PASSES * n_trained * n_clusters
@@ -130,18 +132,18 @@ def principal_axes(
     n_above = int(np.count_nonzero(variances > variances.mean()))
     if not 0 < n_above <= FLAT * n_dims:
         return ALL_DIMENSIONS
-    n_axes = max(FEWEST_AXES, _padded(min(n_above, 2 * n_clusters)))
-    n_axes = min(n_axes, most_axes(n_dims))
+    n_coordinates = max(FEWEST, _padded(1 + min(n_above, 2 * n_clusters)))
+    n_axes = min(n_coordinates, most_coordinates(n_dims)) - 1
     return np.ascontiguousarray(axes[:, ::-1][:, :n_axes], points.dtype)
 
 
-def most_axes(n_dims: int) -> int:
-    """Axes that points of so many dimensions are trained along, at most."""
-    return _padded(int(MOST_AXES * n_dims))
+def most_coordinates(n_dims: int) -> int:
+    """Coordinates of points of so many dimensions along axes, at most."""
+    return _padded(int(MOST * n_dims))
 
 
-def _padded(n_axes: int) -> int:
-    return -(-n_axes // PAD_AXES) * PAD_AXES
+def _padded(n_coordinates: int) -> int:
+    return -(-n_coordinates // PAD) * PAD
 
 
 def train_along(
@@ -164,8 +166,8 @@ def train_along(
     Returns
     -------
     centers : ndarray of shape (n_clusters, n_dims), the dtype of `points`
-        Means of the points that are nearest to the centers found along the axes. As
-        from `train`, each is the nearest of some point, if there are enough.
+        Means, in all dimensions, of the clusters found along the axes. As from
+        `train`, each is the nearest of some point, if there are enough.
 
     Notes
     -----
@@ -175,11 +177,10 @@ def train_along(
     """
     if not axes.size:
         return train(points, n_clusters, schedule, rng, **how)
+    labels = _labels_along(axes, points, n_clusters, schedule, rng, **how)
     weights = how.get("weights")
-    rough = weights is None  # float32 does not hold the product with a tiny one
-    along = schedule._replace(rough=rough)
-    labels = _labels_along(axes, points, n_clusters, along, rng, **how)
     counts = np.bincount(labels, weights, minlength=n_clusters)
+    rough = weights is None
     sums = kernels.sum_by_label(points, labels, n_clusters, weights, rough=rough)
     means, _ = kernels.centers_of(sums, counts, unit=False)
     centers = means.astype(points.dtype)
@@ -188,8 +189,20 @@ def train_along(
     return train(points, n_clusters, schedule, rng, **how | {"seeds": centers})
 
 
-def _labels_along(axes: Array, points: Array, *what: Any, **how: Any) -> Index:
-    """Label each point with the nearest of the centers found along the axes."""
+def _labels_along(
+    axes: Array,
+    points: Array,
+    n_clusters: int,
+    schedule: Schedule,
+    rng: np.random.Generator,
+    **how: Any,
+) -> Index:
+    """Label each point with its cluster along the axes."""
     assert how.get("seeds") is None, "seeds have all dimensions"
     seen = kernels.project(points, axes)
-    return kernels.assign(seen, train(seen, *what, **how))
+    along = schedule._replace(along=True)
+    state = descend(seen, n_clusters, along, rng, **how)
+    if state.counts.all():
+        return state.labels
+    centers = settle(seen, state.centers, state.labels)
+    return kernels.assign(seen, centers, homogeneous=True)

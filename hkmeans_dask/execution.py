@@ -145,7 +145,7 @@ class Runner:
         ImportError
             If a process of a cluster has another version of this package, or none.
         """
-        get = dask.base.get_scheduler(collections=[array])
+        get = _scheduler(array)
         if in_memory and inspect.ismethod(get):
             get = dask.base.named_schedulers["threads"]
         runner = cls(get)
@@ -243,6 +243,18 @@ class Runner:
             return
         with ThreadPoolExecutor(self.n_threads) as pool, dask.config.set(pool=pool):
             yield
+
+
+def _scheduler(array: da.Array) -> Callable[..., Any]:
+    """Find what dask would use, without its import of distributed to look for a client.
+
+    That takes a third of a second; where nobody has imported it there is no client.
+    """
+    if "distributed" not in sys.modules and not dask.config.get("scheduler", None):
+        default: Callable[..., Any] = array.__dask_scheduler__
+        return default
+    found: Callable[..., Any] = dask.base.get_scheduler(collections=[array])
+    return found
 
 
 def _compare_versions(client: Any) -> None:

@@ -101,6 +101,7 @@ def assign(
     *,
     origin: Array | None = None,
     rows: Index | None = None,
+    homogeneous: bool = False,
 ) -> Index:
     """Index of the center nearest to each point, ties to the lowest.
 
@@ -113,6 +114,10 @@ def assign(
         Subtracted from the points.
     rows : ndarray of int, optional
         The points to assign, in this order; all of them by default.
+    homogeneous : bool, default=False
+        Whether the last coordinate of all points is the same, and not 0, as it comes
+        from `project`: half the squared norms are then part of the product. Takes no
+        origin.
 
     Returns
     -------
@@ -124,13 +129,14 @@ def assign(
     """
     n_points = len(points) if rows is None else len(rows)
     labels = np.zeros(n_points, np.int64)
-    if len(centers) == 1:
+    if len(centers) == 1 or not n_points:
         return labels
+    constant = float(points[0, -1]) if homogeneous else 0.0
 
     def assign_part(part: slice) -> None:
         some = points[part] if rows is None else points
         wanted = None if rows is None else rows[part]
-        _assign_tiles(some, centers, origin, wanted, labels[part])
+        _assign_tiles(some, centers, origin, wanted, constant, labels[part])
 
     height = tile_height(max(centers.shape) * _scoring(centers).itemsize)
     pays = n_points * centers.size >= WORTH_SHARING
@@ -143,11 +149,12 @@ def _assign_tiles(
     centers: Array,
     origin: Array | None,
     rows: Index | None,
+    constant: float,
     labels: Index,
 ) -> None:
     """Assign tile after tile into `labels`, with one buffer."""
     dtype = _scoring(centers)
-    columns, bias = _columns(centers.astype(dtype, copy=False))
+    columns, bias = _columns(centers.astype(dtype, copy=False), constant)
     as_they_are = rows is None and origin is None and dtype == points.dtype
     most = tile_height(max(centers.shape) * dtype.itemsize)
     tallest = min(most, _padded(len(labels)))
@@ -165,7 +172,8 @@ def _assign_tiles(
             filled[n_used:] = 0
         np.dot(filled, columns, out=scores[:height])
         found = scores[:n_used]
-        found -= bias
+        if not constant:
+            found -= bias
         found.argmax(axis=1, out=labels[part])
 
 
@@ -180,17 +188,23 @@ def _scoring(centers: Array) -> np.dtype[Any]:
     return np.dtype(np.float64) if centers.shape[1] <= FEW_DIMS else centers.dtype
 
 
-def _columns(centers: Array) -> tuple[Array, Array]:
-    """Centers as columns, and the bias of each; padded by columns that never win."""
+def _columns(centers: Array, constant: float) -> tuple[Array, Array]:
+    """Centers as columns, and the bias of each; padded by columns that never win.
+
+    With a constant, the last coordinate of points, the columns have the bias in them.
+    """
     n_clusters, n_dims = centers.shape
     n_columns = -(-n_clusters // PAD_COLUMNS) * PAD_COLUMNS
     padded = centers
-    if n_columns > n_clusters:
+    if n_columns > n_clusters or constant:
         padded = np.zeros((n_columns, n_dims), centers.dtype)
         padded[:n_clusters] = centers
     bias = np.full(n_columns, np.inf, centers.dtype)
     bias[:n_clusters] = half_squared_norms(centers)
     bias[:n_clusters][_repeated(centers)] = np.inf
+    if constant:
+        lowest = np.finfo(bias.dtype).min / max(1.0, constant)
+        padded[:, -1] = np.maximum(-bias / constant, lowest)
     return padded.T, bias
 
 
@@ -217,7 +231,7 @@ def _padded(height: int) -> int:
 
 
 def project(points: Array, axes: Array) -> Array:
-    """Coordinates of points along axes.
+    """Homogeneous coordinates of points along axes.
 
     Parameters
     ----------
@@ -226,17 +240,22 @@ def project(points: Array, axes: Array) -> Array:
 
     Returns
     -------
-    coordinates : ndarray of shape (n_points, n_axes), the dtype of `points`
+    coordinates : ndarray of shape (n_points, n_axes + 1), the dtype of `points`
+        The last one is the same for all, a power of 2 about as large as the others.
     """
-    found = np.empty((len(points), axes.shape[1]), points.dtype)
+    columns = np.zeros((len(axes), axes.shape[1] + 1), axes.dtype)
+    columns[:, :-1] = axes
+    found = np.empty((len(points), columns.shape[1]), points.dtype)
     height = tile_height(points.shape[1] * points.itemsize)
 
     def fill(some: slice) -> None:
         for part in tiles(some.stop, height, some.start):
-            np.dot(points[part], axes, out=found[part])
+            np.dot(points[part], columns, out=found[part])
 
     pays = len(points) * axes.size >= WORTH_SHARING
     in_parallel(fill, len(points), height, pays=pays)
+    _, exponent = np.frexp(np.sqrt(np.square(found[:TILE]).mean()))
+    found[:, -1] = np.ldexp(1.0, exponent)
     return found
 
 

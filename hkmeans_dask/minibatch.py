@@ -30,7 +30,8 @@ Salakhutdinov and Roweis, "Adaptive overrelaxed bound optimization methods", ICM
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -47,7 +48,7 @@ FIRST_BATCH = 2**15
 MAX_PASSES = 100
 """Full passes over the points, at most (scikit-learn's ``max_iter``)."""
 
-TOLERANCE = 2e-2
+TOLERANCE = 1.5e-2
 """A pass that lowers the inertia by less than this fraction did not improve it."""
 
 FURTHER = 0.8
@@ -57,8 +58,9 @@ FEW_MOVED = 8
 """Sums are mended where less than one in so many points has moved."""
 
 
-FEW_MEMBERS = 8
-"""Members of a cluster that are asked first whether its center is their nearest."""
+FEW_MEMBERS = (0, 2, 8, np.inf)
+"""So many members of a cluster are asked whether its center is their nearest: a few
+first, then those from there on."""
 
 
 class Schedule(NamedTuple):
@@ -72,8 +74,9 @@ class Schedule(NamedTuple):
     """Whether points and centers have unit length (spherical k-means)."""
     weighted: bool = False
     """Whether points have weights: how often each counts."""
-    rough: bool = False
-    """Whether sums may be rounded like the points: where it is labels that count."""
+    along: bool = False
+    """Whether points are coordinates along axes, from `kernels.project`: labels count,
+    not what their sums are rounded to."""
 
 
 class State(NamedTuple):
@@ -106,12 +109,33 @@ def train(
     n_clusters: int,
     schedule: Schedule,
     rng: np.random.Generator,
+    **how: Any,
+) -> Array:
+    """Cluster `points` into exactly `n_clusters` clusters, none of them empty.
+
+    Returns
+    -------
+    centers : ndarray of shape (n_clusters, n_dims), the dtype of `points`
+
+    See Also
+    --------
+    descend : takes the same parameters.
+    """
+    state = descend(points, n_clusters, schedule, rng, **how)
+    return settle(points, state.centers, state.labels)
+
+
+def descend(
+    points: Array,
+    n_clusters: int,
+    schedule: Schedule,
+    rng: np.random.Generator,
     seeds: Array | None = None,
     spread: float = 0.0,
     weights: Array | None = None,
     watch: Callable[[float], None] | None = None,
-) -> Array:
-    """Cluster `points` into exactly `n_clusters` clusters, none of them empty.
+) -> State:
+    """Seed, and update until that lowers the inertia no more.
 
     Parameters
     ----------
@@ -134,7 +158,8 @@ def train(
 
     Returns
     -------
-    centers : ndarray of shape (n_clusters, n_dims), the dtype of `points`
+    state : State
+        Of lowest inertia on all points. Its centers are the means of its labels.
     """
     if seeds is None:
         centers = _seed(points, n_clusters, schedule, rng, weights)
@@ -144,13 +169,12 @@ def train(
     state = State.start(centers)
     for size in _growing_sizes(schedule.batch_size, len(points)):
         first = _first(weights, size)
-        state = update(state, points[:size], schedule.unit, first, schedule.rough)
+        state = update(state, points[:size], schedule.unit, first, schedule.along)
         if watch:
             told = _energy(points[:size], first) - state.explained
             watch(told / _total(points[:size], first))
     yardstick = spread * _total(points, weights)
-    state = _full_passes(state, points, schedule, yardstick, weights, watch)
-    return settle(points, state.centers, state.labels)
+    return _full_passes(state, points, schedule, yardstick, weights, watch)
 
 
 def _first(weights: Array | None, size: int) -> Array | None:
@@ -203,7 +227,7 @@ def update(
     batch: Array,
     unit: bool = False,
     weights: Array | None = None,
-    rough: bool = False,
+    along: bool = False,
 ) -> State:
     """Move each center to the mean of the points of `batch` nearest to it.
 
@@ -218,8 +242,8 @@ def update(
         Whether means are scaled to unit length.
     weights : ndarray of shape (n_points,), optional
         How often each point counts.
-    rough : bool, default=False
-        See `kernels.sum_by_label`.
+    along : bool, default=False
+        See `Schedule`.
 
     Returns
     -------
@@ -227,8 +251,8 @@ def update(
         A new one; nothing is changed in place.
     """
     n_clusters = len(state.centers)
-    labels = kernels.assign(batch, state.centers)
-    sums = _sums(state, batch, labels, weights, rough)
+    labels = kernels.assign(batch, state.centers, homogeneous=along)
+    sums = _sums(state, batch, labels, weights, along)
     counts = np.bincount(labels, weights, minlength=n_clusters)
     means, mass = kernels.centers_of(sums, counts, unit)
     centers = state.centers.copy()
@@ -240,10 +264,11 @@ def update(
 
 
 def _sums(
-    state: State, batch: Array, labels: Index, weights: Array | None, rough: bool
+    state: State, batch: Array, labels: Index, weights: Array | None, along: bool
 ) -> Array:
     """Sum the batch by label; of the same batch again, only what has changed."""
     n_clusters = len(state.centers)
+    rough = along and weights is None  # float32 would not hold a tiny weight
     if len(labels) == len(state.labels):
         moved = np.flatnonzero(labels != state.labels)
         if len(moved) * FEW_MOVED < len(labels):
@@ -275,7 +300,7 @@ def _full_passes(
     best, lowest, idle, further = state, np.inf, 0, FURTHER
     for _ in range(MAX_PASSES):
         before = state.centers
-        state = update(state, points, schedule.unit, weights, schedule.rough)
+        state = update(state, points, schedule.unit, weights, schedule.along)
         if not state.counts.all():
             state = state._replace(centers=_refill(points, state.centers, state.labels))
         inertia = energy - state.explained
@@ -301,7 +326,7 @@ def _full_passes(
 def settle(points: Array, centers: Array, labels: Index) -> Array:
     """Make sure that each center is the nearest one of some point.
 
-    Asks of each cluster a few members, and all where these went elsewhere, instead of
+    Asks a few members of each cluster, and more where these went elsewhere, instead of
     all points.
 
     Parameters
@@ -318,11 +343,10 @@ def settle(points: Array, centers: Array, labels: Index) -> Array:
     """
     order, starts = kernels.group_by_label(labels, len(centers))
     members = np.arange(len(order)) - np.repeat(starts[:-1], np.diff(starts))
-    some = order[members < FEW_MEMBERS]
     occupied = np.zeros(len(centers), bool)
-    occupied[kernels.assign(points, centers, rows=some)] = True
-    doubtful = np.flatnonzero(~occupied[labels])
-    occupied[kernels.assign(points, centers, rows=doubtful)] = True
+    for first, stop in pairwise(FEW_MEMBERS):
+        asked = (first <= members) & (members < stop) & ~occupied[labels[order]]
+        occupied[kernels.assign(points, centers, rows=order[asked])] = True
     return centers if occupied.all() else occupy(points, centers)
 
 
