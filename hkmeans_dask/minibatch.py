@@ -109,6 +109,7 @@ def train(
     n_clusters: int,
     schedule: Schedule,
     rng: np.random.Generator,
+    seeds: Array | None = None,
     **how: Any,
 ) -> Array:
     """Cluster `points` into exactly `n_clusters` clusters, none of them empty.
@@ -121,7 +122,7 @@ def train(
     --------
     descend : takes the same parameters.
     """
-    state = descend(points, n_clusters, schedule, rng, **how)
+    state = descend(points, n_clusters, schedule, rng, seeds, **how)
     return settle(points, state.centers, state.labels)
 
 

@@ -206,6 +206,16 @@ def test_the_same_bits_with_other_kernels(folder):
     assert others == [one] * 2
 
 
+def test_what_is_in_memory_is_fitted_without_importing_distributed():
+    call = (
+        "import sys, numpy, hkmeans_dask\n"
+        "hkmeans_dask.HierarchicalKMeans(3).fit(numpy.eye(20))\n"
+        "assert 'distributed' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_inertia_and_sums_do_not_depend_on_the_order_of_arrival(folder):
     """Blocks that arrive late, at random, in five threads."""
 

@@ -190,8 +190,38 @@ def test_nothing_depends_on_the_number_of_threads(dtype, monkeypatch):
             ]
         found.append(b"".join(result.tobytes() for result in results))
     assert len(set(found)) == 1
-    np.testing.assert_allclose(results[0], points @ centers.T, atol=1e-4)
+    np.testing.assert_allclose(results[0][:, :-1], points @ centers.T, atol=1e-4)
     np.testing.assert_array_equal(results[2], points[rows])
+
+
+# homogeneous coordinates
+
+
+@dtypes
+def test_homogeneous_coordinates_by_hand(dtype):
+    points = np.array([[3, 4, 0], [0, -5, 12]], dtype)
+    axes = np.array([[0, 1], [1, 0], [0, 0]], dtype)
+    found = kernels.project(points, axes)
+    assert found.dtype == dtype
+    # The mean square of 4, 3, 0, -5, 0, 0 is 50 / 6, its root 2.9, and 4 follows.
+    assert found.tolist() == [[4, 3, 4], [-5, 0, 4]]
+    assert kernels.project(np.zeros_like(points), axes)[:, -1].tolist() == [1, 1]
+
+
+@dtypes
+@pytest.mark.parametrize("scale", [2.0**-40, 1.0, 2.0**40])
+@pytest.mark.parametrize("n_clusters", [2, 37, 40])
+def test_labels_from_homogeneous_coordinates_are_the_same(dtype, scale, n_clusters):
+    rng = np.random.default_rng(0)
+    points = rng.integers(-50, 50, (5000, 40)).astype(dtype) * dtype(scale)
+    seen = kernels.project(points, np.eye(40, 31, dtype=dtype))
+    centers = seen[rng.permutation(5000)[:n_clusters]]
+    centers[-1] = centers[0]  # which gets its points
+    for rows in (None, rng.permutation(5000)[:1234]):
+        expected = kernels.assign(seen, centers, rows=rows)
+        found = kernels.assign(seen, centers, rows=rows, homogeneous=True)
+        assert np.array_equal(found, expected)
+        assert found.max() < n_clusters - 1
 
 
 # squared distances

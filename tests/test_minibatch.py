@@ -20,6 +20,7 @@ schedules = st.builds(
     st.sampled_from([1, 2, 7, 1000]),
     st.integers(1, 3),
     st.sampled_from([None, 1, 10]),
+    along=st.just(False),
 )
 
 
@@ -251,11 +252,11 @@ def test_seeds_beyond_the_number_of_clusters_are_left_out():
 # centers without points
 
 
-def test_a_center_whose_first_members_left_may_keep_another():
+@pytest.mark.parametrize("n_gone", range(1, 12))
+def test_a_center_whose_first_members_left_may_keep_another(n_gone):
     # The first members of center 1 are 4, which is nearer to center 0; 20 is not.
-    n_points = 3 + minibatch.FEW_MEMBERS
-    points = np.array([[0.0], *[[4.0]] * (n_points - 2), [20.0]])
-    labels, centers = np.array([0] + [1] * (n_points - 1)), np.array([[3.0], [11.5]])
+    points = np.array([[0.0], *[[4.0]] * n_gone, [20.0]])
+    labels, centers = np.array([0] + [1] * (n_gone + 1)), np.array([[3.0], [11.5]])
     assert minibatch.settle(points, centers, labels) is centers
     # Without 20, nothing is left to center 1: it moves to the farthest point.
     moved = minibatch.settle(points[:-1], centers, labels[:-1])
