@@ -30,6 +30,7 @@ import numpy as np
 
 from hkmeans_dask import kernels
 from hkmeans_dask.minibatch import descend, settle, train
+from hkmeans_dask.sums import centers_of, sum_by_label
 
 if TYPE_CHECKING:
     from hkmeans_dask.kernels import Array, Index
@@ -181,8 +182,8 @@ def train_along(
     weights = how.get("weights")
     counts = np.bincount(labels, weights, minlength=n_clusters)
     rough = weights is None
-    sums = kernels.sum_by_label(points, labels, n_clusters, weights, rough=rough)
-    means, _ = kernels.centers_of(sums, counts, unit=False)
+    sums = sum_by_label(points, labels, n_clusters, weights, rough=rough)
+    means, _ = centers_of(sums, counts, unit=False)
     centers = means.astype(points.dtype)
     if counts.all():
         return settle(points, centers, labels)

@@ -11,12 +11,9 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +30,7 @@ from hkmeans_dask.options import (
     showing,
 )
 from hkmeans_dask.progress import phase, write
+from hkmeans_dask.signals import Terminated, terminable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -63,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     # asyncio would log what a client of a cluster was waiting for at Ctrl-C.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    with warnings.catch_warnings(), _terminable():
+    with warnings.catch_warnings(), terminable():
         warnings.showwarning = _show_warning
         try:
             commands(args, prog_name=PROGRAM, standalone_mode=False)
@@ -76,43 +74,10 @@ def main(args: Sequence[str] | None = None) -> int:
         except click.Abort:
             _say("interrupted", "what was not complete is removed.")
             return INTERRUPTED
-        except _Terminated:
+        except Terminated:
             _say("terminated", "what was not complete is removed.")
             return TERMINATED
     return 0
-
-
-class _Terminated(BaseException):
-    """SIGTERM, to be handled like Ctrl-C."""
-
-
-def _interrupt_again(lost: Any) -> None:
-    """Repeat an interrupt that came where Python drops it, as in a callback of gc."""
-    if not issubclass(lost.exc_type, (KeyboardInterrupt, _Terminated)):
-        sys.__unraisablehook__(lost)
-        return
-    kind = signal.SIGTERM if lost.exc_type is _Terminated else signal.SIGINT
-    main = threading.main_thread().ident
-    threading.Timer(0.05, signal.pthread_kill, (main, kind)).start()
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """End cleanly on SIGTERM, where signals come here (not in other threads)."""
-
-    def terminate(*_: object) -> None:
-        raise _Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, terminate)
-    hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
-    try:
-        yield
-    finally:
-        sys.unraisablehook = hook
-        signal.signal(signal.SIGTERM, before)
 
 
 def _say(kind: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""NumPy on tiles: assign, sum, measure and seed. Knows no dask.
+"""NumPy on tiles: assign, project and measure. Knows no dask.
 
 Kernels speak of ``points (n_points, n_dims)`` and ``centers (n_clusters, n_dims)``.
 The nearest center of a point is found by one matrix product per *tile* of rows::
@@ -15,8 +15,7 @@ the fewer calls, the better two threads overlap.
 A common ``origin`` is subtracted in the tile, where it is free (the product then reads
 from cache), because ``|x|^2 - 2 x . c + |c|^2`` loses every digit when the mean is
 large. Ties go to the lowest index; rows of float32 that differ by less than about a
-thousandth of their norm may tie. Sums and inertia accumulate in float64 (*rough* sums
-within a tile in the dtype of the points), tile after tile, always in the same order.
+thousandth of their norm may tie. Inertia accumulates in float64.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import scipy.sparse
 
 from hkmeans_dask.crew import in_parallel, tiles
 
@@ -61,32 +59,12 @@ VALUES_WORTH_SHARING = 2**21
 FEW_DIMS = 16
 """With so few dimensions scores are float64: arithmetic is not what takes the time."""
 
-SUM_TILE = 4096
-"""Rows of one indicator product, or up to `MOST_ROWS` short ones, copied as float64."""
-
-SUM_VALUES = 2**19
-"""Values of that copy, where rows are short."""
-
-ROUGH_TILE = 2048
-"""Rows of one that are added up in their own dtype, not copied."""
-
-SUM_DIMS = 512
-"""Columns of one indicator product, at most."""
-
-PAD_DIMS = 16
-"""Threads share columns of sums in multiples of this: a line of the cache."""
-
 
 def tile_height(row_bytes: int) -> int:
     """Rows of one tile: more than `TILE` of short ones, fewer of long ones."""
     row_bytes = max(1, row_bytes)
     small, fitting = (n // row_bytes // PAD * PAD for n in (SMALL_TILE, TILE_BYTES))
     return max(PAD, min(max(TILE, min(small, MOST_ROWS)), fitting))
-
-
-def sum_height(n_dims: int) -> int:
-    """Rows of one indicator product."""
-    return max(SUM_TILE, min(MOST_ROWS, SUM_VALUES // n_dims))
 
 
 def half_squared_norms(centers: Array) -> Array:
@@ -325,108 +303,6 @@ def to_unit(points: Array) -> tuple[Array, Array]:
     """
     lengths = np.sqrt(np.einsum("ij,ij->i", points, points))
     return points / np.where(lengths > 0, lengths, 1)[:, None], lengths
-
-
-def sum_by_label(
-    points: Array,
-    labels: Index,
-    n_clusters: int,
-    weights: Array | None = None,
-    before: Index | None = None,
-    rough: bool = False,
-) -> Array:
-    """Sum the points of each label, or tell what sums gain where labels change.
-
-    Parameters
-    ----------
-    points : ndarray of shape (n_points, n_dims), any real dtype
-    labels : ndarray of shape (n_points,), int
-    n_clusters : int
-    weights : ndarray of shape (n_points,), optional
-        By which points are multiplied first.
-    before : ndarray of shape (n_points,), int, optional
-        Labels that the points had: their sums lose them.
-    rough : bool, default=False
-        Whether the points of one tile are added up in their own dtype. It takes a third
-        of the time; means of float32 are then off by some 1e-6 of a point's length, or
-        a few 1e-5 where one cluster has all points of a tile.
-
-    Returns
-    -------
-    sums : ndarray of shape (n_clusters, n_dims), float64
-
-    Notes
-    -----
-    Memory: a float64 tile of at most 16 MiB, of which threads share the columns, and at
-    most two (n_clusters, n_dims) arrays.
-    """
-    n_points, n_dims = points.shape
-    sums = np.zeros((n_clusters, n_dims))
-    dtype = points.dtype if rough else np.dtype(np.float64)
-    height = ROUGH_TILE if rough else sum_height(n_dims)
-
-    def add(some: slice) -> None:
-        for dims in tiles(some.stop, SUM_DIMS, some.start):
-            what = (points[:, dims], labels, weights, before)
-            _add_tiles(sums[:, dims], *what, dtype, height)
-
-    pays = n_points * n_dims >= VALUES_WORTH_SHARING
-    in_parallel(add, n_dims, PAD_DIMS, pays=pays)
-    return sums
-
-
-def _add_tiles(
-    sums: Array,
-    points: Array,
-    labels: Index,
-    weights: Array | None,
-    before: Index | None,
-    dtype: np.dtype[Any],
-    most: int,
-) -> None:
-    """Add the points to the sums of their labels, tile after tile; see the caller."""
-    cast = dtype != points.dtype
-    tile = np.empty((min(most, len(points)) if cast else 0, points.shape[1]), dtype)
-    for part in tiles(len(points), most):
-        height = part.stop - part.start
-        values = np.ones(height, dtype)
-        if weights is not None:
-            values = weights[part].astype(dtype)
-        rows, step = labels[part], 1
-        if before is not None:
-            rows, step = np.column_stack([rows, before[part]]).ravel(), 2
-            values = np.column_stack([values, -values]).ravel()
-        indicator = scipy.sparse.csc_array(
-            (values, rows, np.arange(0, len(rows) + 1, step)),
-            shape=(len(sums), height),
-        )
-        used = points[part]
-        if cast:
-            used = tile[:height]
-            used[:] = points[part]
-        sums += indicator @ used
-
-
-def centers_of(sums: Array, counts: Array, unit: bool) -> tuple[Array, Array]:
-    """Centers of clusters from the sums of their points.
-
-    Parameters
-    ----------
-    sums : ndarray of shape (n_clusters, n_dims), float64
-    counts : ndarray of shape (n_clusters,)
-    unit : bool
-        Whether centers have unit length.
-
-    Returns
-    -------
-    centers : ndarray of shape (n_clusters, n_dims), float64
-        Means, or directions of the sums; zeros where there is none.
-    weights : ndarray of shape (n_clusters,)
-        How much the inertia grows with the squared distance from the center: the
-        counts, or the lengths of the sums. Zero where there is no center.
-    """
-    weights = np.sqrt(np.einsum("ij,ij->i", sums, sums)) if unit else counts
-    return sums / np.where(weights > 0, weights, 1)[:, None], weights
 
 
 def group_by_label(labels: Index, n_clusters: int) -> tuple[Index, Index]:

@@ -27,11 +27,12 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from hkmeans_dask import axes
-from hkmeans_dask.kernels import SUM_DIMS, TILE_BYTES, sum_height, tile_height
+from hkmeans_dask.kernels import TILE_BYTES, tile_height
 from hkmeans_dask.minibatch import FEW_MOVED
 from hkmeans_dask.ranks import KEYS_AT_ONCE, count_parts
 from hkmeans_dask.rows import PARTITION_BYTES, PIECE_BYTES, coarse_rows
 from hkmeans_dask.seeding import MOST_AMONG
+from hkmeans_dask.sums import SUM_DIMS, sum_height
 
 IDLE = 300 * 10**6
 """Bytes of an idle worker that has imported what its tasks need (measured)."""

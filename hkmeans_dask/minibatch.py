@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hkmeans_dask import kernels, seeding
+from hkmeans_dask.sums import centers_of, sum_by_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -255,7 +256,7 @@ def update(
     labels = kernels.assign(batch, state.centers, homogeneous=along)
     sums = _sums(state, batch, labels, weights, along)
     counts = np.bincount(labels, weights, minlength=n_clusters)
-    means, mass = kernels.centers_of(sums, counts, unit)
+    means, mass = centers_of(sums, counts, unit)
     centers = state.centers.copy()
     np.copyto(centers, means, "same_kind", where=mass[:, None] > 0)
     explained = float(np.einsum("ij,ij->i", means, means) @ mass)
@@ -276,9 +277,9 @@ def _sums(
             theirs = None if weights is None else weights[moved]
             what = (batch[moved], labels[moved], n_clusters, theirs)
             before = state.labels[moved]
-            return state.sums + kernels.sum_by_label(*what, before, rough)
+            return state.sums + sum_by_label(*what, before, rough)
     what = (batch, labels, n_clusters, weights)
-    return kernels.sum_by_label(*what, rough=rough)
+    return sum_by_label(*what, rough=rough)
 
 
 def _full_passes(

@@ -22,6 +22,7 @@ from dask.delayed import delayed
 
 from hkmeans_dask import kernels
 from hkmeans_dask.execution import Runner, map_blocks, task
+from hkmeans_dask.sums import sum_by_label
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
@@ -94,7 +95,7 @@ def _merge_tree(
 def _sum_block(block: Any, start: int, labels: Array, weights: Array | None) -> Partial:
     clusters, local = np.unique(labels[:, 0], return_inverse=True)
     weights = None if weights is None else weights[:, 0]
-    sums = kernels.sum_by_label(block, local, len(clusters), weights)
+    sums = sum_by_label(block, local, len(clusters), weights)
     counts = np.bincount(local, weights)
     return Partial(clusters, sums, counts, kernels.first_bad(block, start))
 

@@ -1,11 +1,9 @@
 """The command line: what it writes, what it refuses, and where it computes."""
 
-import gc
 import inspect
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -467,20 +465,3 @@ def test_chunks_that_did_not_arrive_are_missed(tmp_path):
 def test_chunks_of_zeros_are_written(tmp_path):
     store.fill(str(tmp_path / "o"), da.zeros((4, 3)), dask.compute)
     assert load(tmp_path / "o").nchunks_initialized == 1
-
-
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_that_python_drops_comes_again(kind):
-    def collected(*_):
-        gc.callbacks.remove(collected)
-        signal.raise_signal(kind)  # its exception cannot leave a callback
-
-    def collect_and_wait():
-        with cli._terminable():
-            gc.collect()
-            time.sleep(10)
-
-    stopped = KeyboardInterrupt if kind == signal.SIGINT else cli._Terminated
-    gc.callbacks.append(collected)
-    with pytest.raises(stopped):
-        collect_and_wait()

@@ -10,6 +10,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from hkmeans_dask import HierarchicalKMeans, kernels, minibatch
 from hkmeans_dask.minibatch import Schedule, State
+from hkmeans_dask.sums import sum_by_label
 from tests.strategies import FLOATS, quick, whole_points
 
 dtypes = pytest.mark.parametrize("dtype", FLOATS)
@@ -151,6 +152,6 @@ def test_training_reaches_a_fixed_point_of_spherical_k_means():
     schedule = Schedule("k-means++", 1000, 3, None, unit=True)
     centers = minibatch.train(points, 20, schedule, np.random.default_rng(0))
     labels = (points @ centers.T).argmax(axis=1)
-    sums = kernels.sum_by_label(points, labels, 20)
+    sums = sum_by_label(points, labels, 20)
     products = (kernels.to_unit(sums)[0] * centers).sum(axis=1)
     assert_allclose(products, 1, atol=1e-9)

@@ -1,7 +1,5 @@
 """The NumPy kernels against hand-computed values and slower definitions."""
 
-import math
-
 import dask
 import dask.array as da
 import numpy as np
@@ -11,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hkmeans_dask import crew, kernels, seeding
+from hkmeans_dask.sums import sum_by_label
 from tests.strategies import (
     FLOATS,
     blobs,
@@ -185,8 +184,8 @@ def test_nothing_depends_on_the_number_of_threads(dtype, monkeypatch):
                 kernels.take(points, rows),
                 kernels.squared_distances(points, centers, labels),
                 kernels.squared_distances(points, centers, labels[:7001], rows=rows),
-                kernels.sum_by_label(points, labels, 40, weights),
-                kernels.sum_by_label(points, labels, 40, rough=True),
+                sum_by_label(points, labels, 40, weights),
+                sum_by_label(points, labels, 40, rough=True),
             ]
         found.append(b"".join(result.tobytes() for result in results))
     assert len(set(found)) == 1
@@ -259,86 +258,6 @@ def test_inertia_is_summed_in_float64(dtype):
     found = kernels.inertia(points, centers, labels)
     assert isinstance(found, float)
     assert found == pytest.approx(exact, rel=1e-7)
-
-
-# sums
-
-
-@quick
-@given(whole_points(n_points=(0, 60)), st.integers(1, 9), st.data())
-def test_sums_equal_a_plain_loop(points, n_clusters, data):
-    label = st.integers(0, n_clusters - 1)
-    size = {"min_size": len(points), "max_size": len(points)}
-    labels = np.array(data.draw(st.lists(label, **size)), np.int64)
-    expected = np.zeros((n_clusters, points.shape[1]))
-    np.add.at(expected, labels, points.astype(float))
-    sums = kernels.sum_by_label(points, labels, n_clusters)
-    assert sums.dtype == np.float64
-    assert np.array_equal(sums, expected)
-
-
-@pytest.mark.parametrize("dtype", ["i2", "u1", "?", "f2", ">f4", ">i4", "f8"])
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_sums_of_any_dtype_and_order_do_not_overflow(dtype, order):
-    n = 10_001
-    most = {"i2": 32767, "u1": 255, "?": 1, "f2": 65504}.get(dtype, 2**30)
-    points = np.full((n, 2), most).astype(dtype, order=order)
-    labels = np.arange(n) % 3
-    sums = kernels.sum_by_label(points, labels, 4)
-    expected = np.bincount(labels, minlength=4)[:, None] * np.full(2, float(most))
-    assert np.array_equal(sums, expected)
-
-
-@quick
-@given(whole_points(), st.data())
-def test_sums_follow_points_that_get_another_label(points, data):
-    label, n_points = st.integers(0, 4), len(points)
-    labels = st.lists(label, min_size=n_points, max_size=n_points)
-    before, now = (np.array(data.draw(labels), np.int64) for _ in range(2))
-    weights = np.arange(n_points) % 3.0
-    sums = kernels.sum_by_label(points, before, 5, weights)
-    sums += kernels.sum_by_label(points, now, 5, weights, before)
-    assert np.array_equal(sums, kernels.sum_by_label(points, now, 5, weights))
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-def test_rough_sums_are_nearly_exact(weighted):
-    rng = np.random.default_rng(0)
-    points = rng.normal(3, 1, (9001, 5)).astype(np.float32)
-    labels, before = rng.integers(0, 3, (2, 9001))
-    weights = rng.uniform(1, 2, 9001).astype(np.float32) if weighted else None
-    for then in (None, before):
-        exact = kernels.sum_by_label(points, labels, 3, weights, then)
-        found = kernels.sum_by_label(points, labels, 3, weights, then, rough=True)
-        error = np.abs(found - exact).max() / np.bincount(labels).min()
-        assert found.dtype == np.float64
-        assert 0 < error < 2e-5
-
-
-def test_clusters_without_points_sum_to_zero():
-    sums = kernels.sum_by_label(np.ones((2, 3)), np.array([4, 1]), 6)
-    assert sums.tolist() == [[0] * 3, [1] * 3, [0] * 3, [0] * 3, [1] * 3, [0] * 3]
-    assert not kernels.sum_by_label(np.empty((0, 3)), np.empty(0, int), 2).any()
-
-
-def test_float32_sums_at_mean_100_keep_12_digits():
-    rng = np.random.default_rng(2)
-    points = rng.normal(100, 1, size=(30_000, 2)).astype(np.float32)
-    labels = rng.integers(2, size=len(points))
-    exact = [
-        [math.fsum(column) for column in points[labels == label].T.tolist()]
-        for label in range(2)
-    ]
-    sums = kernels.sum_by_label(points, labels, 2)
-    np.testing.assert_allclose(sums, exact, rtol=1e-12)
-
-
-def test_sums_do_not_depend_on_empty_clusters_around():
-    rng = np.random.default_rng(3)
-    points, labels = rng.normal(size=(9000, 3)), rng.integers(5, size=9000)
-    few = kernels.sum_by_label(points, labels, 5)
-    many = kernels.sum_by_label(points, labels + 7, 20)
-    assert np.array_equal(many[7:12], few)
 
 
 # groups

@@ -36,10 +36,11 @@ from hkmeans_dask.rows import (
     row_bytes,
     split_weights,
 )
+from hkmeans_dask.sums import sum_by_label
 
 if TYPE_CHECKING:
     from hkmeans_dask.execution import Runner
-    from hkmeans_dask.kernels import Array
+    from hkmeans_dask.kernels import Array, Index
     from hkmeans_dask.records import Parts
     from hkmeans_dask.rows import Rows, StoredRows
     from hkmeans_dask.workspace import Arrays, InMemory, OnDisk
@@ -124,9 +125,8 @@ def _train(
     n_trained = int(sum(part.starts[-1] for part in parts))
     what = (n_big, n_trained, schedule)
     axes = ALL_DIMENSIONS
-    if init is None and pays(points, *what):
-        seen = centers[labels[:AXES_ROWS]] - seen[:AXES_ROWS]  # all from their centers
-        axes = principal_axes(seen, *what, weights)
+    if init is None:
+        axes = _axes_within(seen, centers, labels, weights, what)
     return workspace.save(
         "coarse",
         offset=offset,
@@ -134,6 +134,20 @@ def _train(
         spread=np.array(spread),
         axes=axes,
     )
+
+
+def _axes_within(
+    points: Array,
+    centers: Array,
+    labels: Index,
+    weights: Array | None,
+    what: tuple[int, int, Schedule],
+) -> Array:
+    """Find the axes of points as seen from their big centers; see `principal_axes`."""
+    if not pays(points, *what):
+        return ALL_DIMENSIONS
+    seen = centers[labels[:AXES_ROWS]] - points[:AXES_ROWS]
+    return principal_axes(seen, *what, weights)
 
 
 def _mean(points: Array, weights: Array | None) -> Array:
@@ -144,6 +158,6 @@ def _mean(points: Array, weights: Array | None) -> Array:
         return mean
     weights = weights[: len(points)]
     alike = np.zeros(len(points), np.int64)
-    sums = kernels.sum_by_label(points, alike, 1, weights)
+    sums = sum_by_label(points, alike, 1, weights)
     mean = sums[0] / weights.sum(dtype=np.float64)
     return mean

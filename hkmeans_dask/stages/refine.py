@@ -25,6 +25,7 @@ from hkmeans_dask import kernels
 from hkmeans_dask.execution import Runner, map_blocks, names, one_blas_thread, task
 from hkmeans_dask.hierarchy import Hierarchy
 from hkmeans_dask.memory import FAN_IN
+from hkmeans_dask.sums import centers_of, sum_by_label
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
@@ -217,7 +218,7 @@ def _sum(block: Any, start: int, model: Arrays, weights: Array | None) -> Partia
     squared = kernels.squared_distances(points, hierarchy.fine, labels)
     clusters, local = np.unique(labels, return_inverse=True)
     weights = None if weights is None else weights[:, 0]
-    sums = kernels.sum_by_label(points, local, len(clusters), weights)
+    sums = sum_by_label(points, local, len(clusters), weights)
     inertia = kernels.weighted_sum(squared, weights)
     counts = np.bincount(local, weights)
     if weights is not None:
@@ -257,7 +258,7 @@ def _move(
     """Move centers to the means of their features, and those without to far ones."""
     hierarchy = Hierarchy.of(model)
     fine, unit = hierarchy.fine.copy(), hierarchy.unit
-    means, mass = kernels.centers_of(found.sums, found.counts, bool(unit))
+    means, mass = centers_of(found.sums, found.counts, bool(unit))
     filled = mass > 0
     fine[found.clusters[filled]] = means[filled]
     steps = (fine - hierarchy.fine)[found.clusters].astype(np.float64)
