@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+SOON = 0.05
+"""Seconds after which an interrupt that was dropped is raised again."""
+
 
 class Terminated(BaseException):
     """SIGTERM, to be handled like Ctrl-C."""
@@ -25,12 +28,11 @@ def terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handler = signal.signal(signal.SIGTERM, _terminate)
-    hook = sys.unraisablehook
+    handler, hook = signal.signal(signal.SIGTERM, _terminate), sys.unraisablehook
 
     def again(lost: Any) -> None:
         if issubclass(lost.exc_type, (KeyboardInterrupt, Terminated)):
-            _interrupt_soon(lost.exc_type)
+            _raise_soon(lost.exc_type)
         else:
             hook(lost)
 
@@ -46,8 +48,16 @@ def _terminate(*_: object) -> None:
     raise Terminated
 
 
-def _interrupt_soon(kind: type[BaseException]) -> None:
-    """Send the signal of an exception, from another thread."""
-    number = signal.SIGTERM if kind is Terminated else signal.SIGINT
-    main = threading.main_thread().ident
-    threading.Timer(0.05, signal.pthread_kill, (main, number)).start()
+def _raise_soon(kind: type[BaseException]) -> None:
+    """Raise here by a timer of the system, which also wakes a thread that sleeps.
+
+    A thread that sends a signal could not: it sends when this one lets it run, which
+    may be just before the call that sleeps.
+    """
+
+    def ring(*_: object) -> None:
+        signal.signal(signal.SIGALRM, before)
+        raise kind
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, SOON)
