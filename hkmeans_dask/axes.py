@@ -173,8 +173,9 @@ def train_along(
     Notes
     -----
     What `watch` is given is the inertia along the axes, less than that of all. Where
-    points are equal along the axes and leave centers without any, training goes on in
-    all dimensions. Memory: the points along the axes, until they are labelled.
+    centers are left without points, as where these are equal along the axes, training
+    goes on in all dimensions. Memory: the points along the axes, until these have
+    labels.
     """
     if not axes.size:
         return train(points, n_clusters, schedule, rng, **how)
@@ -203,7 +204,7 @@ def _labels_along(
     seen = kernels.project(points, axes)
     along = schedule._replace(along=True)
     state = descend(seen, n_clusters, along, rng, **how)
-    if state.counts.all():
+    if state.counts.all() and len(state.labels) == len(seen):
         return state.labels
     centers = settle(seen, state.centers, state.labels)
     return kernels.assign(seen, centers, homogeneous=True)

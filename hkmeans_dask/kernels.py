@@ -1,4 +1,4 @@
-"""NumPy on tiles: assign, project and measure. Knows no dask.
+"""NumPy on tiles: assign, project, measure and group. Knows no dask.
 
 Kernels speak of ``points (n_points, n_dims)`` and ``centers (n_clusters, n_dims)``.
 The nearest center of a point is found by one matrix product per *tile* of rows::
@@ -16,6 +16,9 @@ A common ``origin`` is subtracted in the tile, where it is free (the product the
 from cache), because ``|x|^2 - 2 x . c + |c|^2`` loses every digit when the mean is
 large. Ties go to the lowest index; rows of float32 that differ by less than about a
 thousandth of their norm may tie. Inertia accumulates in float64.
+
+Points that were projected on axes have a constant last coordinate, with which the
+product itself subtracts |c|^2 / 2.
 """
 
 from __future__ import annotations
@@ -56,6 +59,9 @@ WORTH_SHARING = 2**25
 VALUES_WORTH_SHARING = 2**21
 """Values that do, where each is only copied, added or squared."""
 
+SMALL_PART = 2**12
+"""How much larger than the constant coordinate the others are, about."""
+
 FEW_DIMS = 16
 """With so few dimensions scores are float64: arithmetic is not what takes the time."""
 
@@ -94,8 +100,8 @@ def assign(
         The points to assign, in this order; all of them by default.
     homogeneous : bool, default=False
         Whether the last coordinate of all points is the same, and not 0, as it comes
-        from `project`: half the squared norms are then part of the product. Takes no
-        origin.
+        from `project`: half the squared norms are then part of the product. Not with
+        an origin.
 
     Returns
     -------
@@ -103,8 +109,9 @@ def assign(
 
     Notes
     -----
-    Memory: two tiles a thread beyond the inputs and labels.
+    Memory: two tiles and a copy of the centers a thread beyond the inputs and labels.
     """
+    assert origin is None or not homogeneous, "the constant would not be one"
     n_points = len(points) if rows is None else len(rows)
     labels = np.zeros(n_points, np.int64)
     if len(centers) == 1 or not n_points:
@@ -178,7 +185,7 @@ def _columns(centers: Array, constant: float) -> tuple[Array, Array]:
         padded = np.zeros((n_columns, n_dims), centers.dtype)
         padded[:n_clusters] = centers
     bias = np.full(n_columns, np.inf, centers.dtype)
-    bias[:n_clusters] = half_squared_norms(centers)
+    bias[:n_clusters] = half_squared_norms(centers[:, :-1] if constant else centers)
     bias[:n_clusters][_repeated(centers)] = np.inf
     if constant:
         lowest = np.finfo(bias.dtype).min / max(1.0, constant)
@@ -219,7 +226,8 @@ def project(points: Array, axes: Array) -> Array:
     Returns
     -------
     coordinates : ndarray of shape (n_points, n_axes + 1), the dtype of `points`
-        The last one is the same for all, a power of 2 about as large as the others.
+        The last one is the same for all: a power of 2, so that nothing is rounded by
+        it, and small beside the others, so that sums of squares do not feel it.
     """
     columns = np.zeros((len(axes), axes.shape[1] + 1), axes.dtype)
     columns[:, :-1] = axes
@@ -232,9 +240,14 @@ def project(points: Array, axes: Array) -> Array:
 
     pays = len(points) * axes.size >= WORTH_SHARING
     in_parallel(fill, len(points), height, pays=pays)
-    _, exponent = np.frexp(np.sqrt(np.square(found[:TILE]).mean()))
-    found[:, -1] = np.ldexp(1.0, exponent)
+    found[:, -1] = _small_beside(found[:TILE]) or _small_beside(found) or 1
     return found
+
+
+def _small_beside(values: Array) -> float:
+    """Give a power of 2 that is small beside values, 0 if all are 0."""
+    size = np.sqrt(np.square(values, dtype=np.float64).mean())
+    return float(2.0 ** np.floor(np.log2(size / SMALL_PART))) if size else 0.0
 
 
 def take(points: Array, rows: Index) -> Array:

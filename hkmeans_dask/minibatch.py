@@ -58,7 +58,6 @@ FURTHER = 0.8
 FEW_MOVED = 8
 """Sums are mended where less than one in so many points has moved."""
 
-
 FEW_MEMBERS = (0, 2, 8, np.inf)
 """So many members of a cluster are asked whether its center is their nearest: a few
 first, then those from there on."""
@@ -161,7 +160,8 @@ def descend(
     Returns
     -------
     state : State
-        Of lowest inertia on all points. Its centers are the means of its labels.
+        Of lowest inertia on all points. Its centers are the means of its labels, or
+        points where there are none. (If sums of squares overflow, that of a batch.)
     """
     if seeds is None:
         centers = _seed(points, n_clusters, schedule, rng, weights)

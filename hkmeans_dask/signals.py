@@ -25,13 +25,15 @@ def terminable() -> Iterator[None]:
 
     An interrupt that comes where Python drops it, as in a callback of gc, is repeated.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not _in_main_thread():
         yield
         return
     handler, hook = signal.signal(signal.SIGTERM, _terminate), sys.unraisablehook
+    alarm = signal.getsignal(signal.SIGALRM)
 
     def again(lost: Any) -> None:
-        if issubclass(lost.exc_type, (KeyboardInterrupt, Terminated)):
+        interrupt = issubclass(lost.exc_type, (KeyboardInterrupt, Terminated))
+        if interrupt and _in_main_thread():
             _raise_soon(lost.exc_type)
         else:
             hook(lost)
@@ -41,7 +43,14 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = hook
+        if signal.getsignal(signal.SIGALRM) is not alarm:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, alarm or signal.SIG_DFL)
         signal.signal(signal.SIGTERM, handler)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _terminate(*_: object) -> None:
@@ -56,8 +65,7 @@ def _raise_soon(kind: type[BaseException]) -> None:
     """
 
     def ring(*_: object) -> None:
-        signal.signal(signal.SIGALRM, before)
         raise kind
 
-    before = signal.signal(signal.SIGALRM, ring)
+    signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, SOON)

@@ -156,14 +156,26 @@ def test_centers_are_means_in_all_dimensions(weighted):
 
 @dtypes
 @pytest.mark.usefixtures("few_rows")
-def test_training_along_axes_knows_no_unit_of_measurement(dtype):
+@pytest.mark.parametrize("power", [-40, 40])
+def test_training_along_axes_knows_no_unit_of_measurement(dtype, power):
     points = along_few_axes(dtype=dtype)
     taken = found(points)
-    same, tiny = (
+    same, other = (
         train_along(taken, points * scale, 40, DEFAULT, np.random.default_rng(0))
-        for scale in (dtype(1), dtype(2**-40))
+        for scale in (dtype(1), dtype(2.0**power))
     )
-    assert np.array_equal(same, tiny * 2**40)
+    assert np.array_equal(same * dtype(2.0**power), other)
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid")
+def test_a_square_that_overflows_late_leaves_labels_for_all_points(monkeypatch):
+    monkeypatch.setattr("hkmeans_dask.minibatch.FIRST_BATCH", 500)
+    points = along_few_axes(n_points=3000)
+    points[2900, 0] = 1e20
+    schedule = DEFAULT._replace(batch_size=500)
+    how = (schedule, np.random.default_rng(0))
+    centers = train_along(np.eye(N_DIMS, 31, dtype="f4"), points, 4, *how)
+    assert np.isfinite(centers).all()
 
 
 def test_points_that_are_equal_along_the_axes_get_clusters_of_their_own():

@@ -175,12 +175,14 @@ def test_nothing_depends_on_the_number_of_threads(dtype, monkeypatch):
     labels = rng.integers(0, 40, 20_000)
     weights = rng.uniform(size=20_000)
     rows = rng.permutation(20_000)[:7001]
+    level = kernels.project(points, centers.T)
     found = []
     for n_threads in (1, 2, 3, 8):
         with crew.shared_tiles(n_threads):
             results = [
                 kernels.project(points, centers.T),
                 kernels.assign(points, centers),
+                kernels.assign(level, level[:40], homogeneous=True),
                 kernels.take(points, rows),
                 kernels.squared_distances(points, centers, labels),
                 kernels.squared_distances(points, centers, labels[:7001], rows=rows),
@@ -190,7 +192,7 @@ def test_nothing_depends_on_the_number_of_threads(dtype, monkeypatch):
         found.append(b"".join(result.tobytes() for result in results))
     assert len(set(found)) == 1
     np.testing.assert_allclose(results[0][:, :-1], points @ centers.T, atol=1e-4)
-    np.testing.assert_array_equal(results[2], points[rows])
+    np.testing.assert_array_equal(results[3], points[rows])
 
 
 # homogeneous coordinates
@@ -202,14 +204,25 @@ def test_homogeneous_coordinates_by_hand(dtype):
     axes = np.array([[0, 1], [1, 0], [0, 0]], dtype)
     found = kernels.project(points, axes)
     assert found.dtype == dtype
-    # The mean square of 4, 3, 0, -5, 0, 0 is 50 / 6, its root 2.9, and 4 follows.
-    assert found.tolist() == [[4, 3, 4], [-5, 0, 4]]
+    # The mean square of 4, 3, 0, -5, 0, 0 is 50 / 6, its root 2.9, and 2 comes before.
+    small = 2 / kernels.SMALL_PART
+    assert found.tolist() == [[4, 3, small], [-5, 0, small]]
     assert kernels.project(np.zeros_like(points), axes)[:, -1].tolist() == [1, 1]
+    late = np.concatenate([np.zeros((kernels.TILE, 3), dtype), points * dtype(2**-30)])
+    assert kernels.project(late, axes)[0, -1] <= 2**-30 * small
+
+
+@dtypes
+@pytest.mark.parametrize("scale", [1e-17, 1e17])
+def test_homogeneous_coordinates_of_any_size(dtype, scale):
+    points = np.random.default_rng(0).normal(size=(2000, 40)) * scale
+    constant = kernels.project(points.astype(dtype), np.eye(40, dtype=dtype))[0, -1]
+    assert scale / 4 < constant * kernels.SMALL_PART < scale
 
 
 @dtypes
 @pytest.mark.parametrize("scale", [2.0**-40, 1.0, 2.0**40])
-@pytest.mark.parametrize("n_clusters", [2, 37, 40])
+@pytest.mark.parametrize("n_clusters", [3, 37, 40])
 def test_labels_from_homogeneous_coordinates_are_the_same(dtype, scale, n_clusters):
     rng = np.random.default_rng(0)
     points = rng.integers(-50, 50, (5000, 40)).astype(dtype) * dtype(scale)
@@ -220,7 +233,20 @@ def test_labels_from_homogeneous_coordinates_are_the_same(dtype, scale, n_cluste
         expected = kernels.assign(seen, centers, rows=rows)
         found = kernels.assign(seen, centers, rows=rows, homogeneous=True)
         assert np.array_equal(found, expected)
-        assert found.max() < n_clusters - 1
+        assert found.max() == n_clusters - 2
+
+
+def test_one_far_point_does_not_blur_labels_from_homogeneous_coordinates():
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(20, 128)).astype(np.float32)
+    points = np.repeat(centers, 200, axis=0)
+    points += 0.1 * rng.normal(size=points.shape).astype(np.float32)
+    points[7] *= 1e5
+    axes = np.eye(128, 31, dtype=np.float32)
+    seen = kernels.project(points, axes)
+    found = kernels.assign(seen, seen[::200], homogeneous=True)
+    expected = kernels.assign(seen[:, :-1], seen[::200, :-1])
+    assert np.mean(found != expected) < 0.01
 
 
 # squared distances

@@ -3,11 +3,12 @@
 import gc
 import signal
 import sys
+import threading
 import time
 
 import pytest
 
-from hkmeans_dask.signals import Terminated, terminable
+from hkmeans_dask.signals import SOON, Terminated, terminable
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
@@ -41,8 +42,42 @@ def test_other_dropped_exceptions_are_told_as_before(monkeypatch):
     assert sys.unraisablehook == told.append
 
 
+def handlers():
+    kinds = (signal.SIGTERM, signal.SIGALRM)
+    return [sys.unraisablehook, *map(signal.getsignal, kinds)]
+
+
 def test_handlers_are_put_back():
-    before = signal.getsignal(signal.SIGTERM), sys.unraisablehook
+    before = handlers()
     with terminable():
-        assert signal.getsignal(signal.SIGTERM) != before[0]
-    assert (signal.getsignal(signal.SIGTERM), sys.unraisablehook) == before
+        assert handlers()[:2] != before[:2]
+    assert handlers() == before
+
+
+def test_nothing_is_raised_after_the_end():
+    class Dropping:
+        def __del__(self):
+            raise Terminated
+
+    before = handlers()
+    with terminable():
+        Dropping()
+        Dropping()
+        assert handlers() != before
+    assert handlers() == before
+    time.sleep(2 * SOON)
+
+
+def test_what_another_thread_drops_is_told():
+    class Dropping:
+        def __del__(self):
+            raise KeyboardInterrupt
+
+    told = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", told.append)
+        with terminable():
+            thread = threading.Thread(target=Dropping)
+            thread.start()
+            thread.join()
+    assert [lost.exc_type for lost in told] == [KeyboardInterrupt]

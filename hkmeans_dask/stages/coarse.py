@@ -124,7 +124,6 @@ def _train(
     spread = kernels.inertia(seen, centers, labels, weights) / total
     n_trained = int(sum(part.starts[-1] for part in parts))
     what = (n_big, n_trained, schedule)
-    axes = ALL_DIMENSIONS
     if init is None:
         axes = _axes_within(seen, centers, labels, weights, what)
     return workspace.save(
@@ -145,7 +144,7 @@ def _axes_within(
 ) -> Array:
     """Find the axes of points as seen from their big centers; see `principal_axes`."""
     if not pays(points, *what):
-        return ALL_DIMENSIONS
+        return ALL_DIMENSIONS  # before anything is copied
     seen = centers[labels[:AXES_ROWS]] - points[:AXES_ROWS]
     return principal_axes(seen, *what, weights)
 
