@@ -8,7 +8,9 @@ What tasks save here is a *record* (named arrays) or *rows* (training rows in gr
 
 In memory nothing is copied. On disk each name is one ``.npz`` file (a ZIP archive of
 plain arrays: no pickles, no mmap), with a file of bytes beside it for rows, written
-under a unique name and renamed when it is complete. All arrays have checksums, so an
+under a unique name and renamed when it is complete. A member tells dtypes and shapes:
+NumPy parses those of ``.npy`` with ``ast``, which before Python 3.13 fails now and then
+when two threads do (python/cpython#106905). All arrays have checksums, so an
 altered or truncated file is noticed where it is read: that raises `Damaged`, and the
 fit computes the file again. Two clients at the same work write the same bytes. Names
 that end in ``.raw`` are files of another layout, with checksums of their own.
@@ -19,7 +21,8 @@ that sees another file system fails at once.
 
 from __future__ import annotations
 
-import io
+import json
+import math
 import os
 import socket
 import uuid
@@ -43,6 +46,9 @@ MAKE_SPACE = (
     "stopped"
 )
 """What to do when a workspace is full."""
+
+LAYOUT = "layout.json"
+"""The member of an archive that has dtype and shape of each array."""
 
 
 class Arrays(Protocol):
@@ -106,9 +112,12 @@ class _Archive:
 
     def __getitem__(self, key: str) -> Array:
         """Read one array."""
-        member = io.BytesIO(self._file.read(f"{key}.npy"))
-        array: Array = np.lib.format.read_array(member, allow_pickle=False)
-        return array
+        kind, shape = json.loads(self._file.read(LAYOUT))[key]
+        data, dtype = self._file.read(f"{key}.npy"), np.dtype(kind)
+        size = math.prod(shape)
+        header = len(data) - dtype.itemsize * size
+        array: Array = np.frombuffer(data, dtype, size, header).reshape(shape)
+        return array.copy()
 
     def verify(self) -> None:
         """Refuse a file with an array that is not what was written."""
@@ -178,7 +187,15 @@ class OnDisk:
     def save(self, name: str, **arrays: Array) -> Arrays:
         """Write named arrays; they appear when they are complete."""
         with self.writing(name) as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            plain = {key: np.asarray(array, order="C") for key, array in arrays.items()}
+            layout = {
+                key: (array.dtype.str, array.shape) for key, array in plain.items()
+            }
+            with zipfile.ZipFile(file, "w") as archive:
+                archive.writestr(LAYOUT, json.dumps(layout))
+                for key, array in plain.items():
+                    with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, array, allow_pickle=False)
         return Record(self, name)
 
     @contextmanager

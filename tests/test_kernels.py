@@ -241,7 +241,7 @@ def test_one_far_point_does_not_blur_labels_from_homogeneous_coordinates():
     centers = rng.normal(size=(20, 128)).astype(np.float32)
     points = np.repeat(centers, 200, axis=0)
     points += 0.1 * rng.normal(size=points.shape).astype(np.float32)
-    points[7] *= 1e5
+    points[7] *= 1e7
     axes = np.eye(128, 31, dtype=np.float32)
     seen = kernels.project(points, axes)
     found = kernels.assign(seen, seen[::200], homogeneous=True)

@@ -1,10 +1,15 @@
 """What is read from a workspace is what was saved there, or an error, in every way."""
 
+import gc
+import json
 import os
 import pickle
 import shutil
 import subprocess
+import sys
 import tempfile
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +22,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from hkmeans_dask import rows as rows_module
+from hkmeans_dask import workspace
 from hkmeans_dask.rows import Rows, gather
 from hkmeans_dask.stored_labels import StoredLabels
 from hkmeans_dask.workspace import Damaged, InMemory, OnDisk
@@ -374,11 +380,66 @@ def test_no_pickle_is_loaded(disk, tmp_path, form):
     trace = tmp_path / "trace"
     if form == "array":
         np.savez(path_of(disk, "record"), keys=np.array([Fuse(trace)], object))
+        with zipfile.ZipFile(path_of(disk, "record"), "a") as archive:
+            archive.writestr(workspace.LAYOUT, json.dumps({"keys": ["|O", [1]]}))
     else:
         path_of(disk, "record").write_bytes(pickle.dumps({"keys": Fuse(trace)}))
     with pytest.raises(Damaged):
         disk.find("record")["keys"]
     assert not trace.exists()
+
+
+def read_in_restless_threads(folder):
+    """Read while threads take turns all the time, and Python runs amid its C code."""
+
+    def collected(*_):
+        return [None for _ in range(50)]
+
+    def read(depth):
+        if depth:
+            return read(depth - 1)
+        return sum(int(record["first"][-1] + record["other"]) for _ in range(1000))
+
+    record = OnDisk(Path(folder)).save("one", first=np.arange(5), other=np.array(3))
+    sys.setswitchinterval(1e-6)
+    gc.set_threshold(20)
+    gc.callbacks.append(collected)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(read, (5, 25, 45, 65))) == [7000] * 4
+
+
+def test_threads_may_read_at_once(tmp_path):
+    """With NumPy's reader of headers this fails in Python 3.11 and 3.12."""
+    test = f"t.read_in_restless_threads({str(tmp_path)!r})"
+    call = f"from tests import test_workspace as t; {test}"
+    done = subprocess.run(
+        [sys.executable, "-c", call],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array(2.5),
+        np.empty((0, 3), np.float32),
+        np.asfortranarray(np.arange(6).reshape(2, 3)),
+        np.arange(6)[::-2],
+        np.array([True, False]),
+        np.array(["a", "bcd"]),
+        np.arange(3, dtype=">i4"),
+    ],
+    ids=str,
+)
+def test_arrays_of_any_kind_come_back(disk, values):
+    found = disk.save("record", values=values)["values"]
+    same(found, values)
+    assert found.flags.writeable
+    with np.load(path_of(disk, "record")) as archive:
+        same(archive["values"], values)
 
 
 def test_damage_travels_from_workers():
