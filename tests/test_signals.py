@@ -11,6 +11,15 @@ import pytest
 from hkmeans_dask.signals import SOON, Terminated, terminable
 
 
+@pytest.fixture
+def heard():
+    """Hear Ctrl-C, which is ignored where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_that_python_drops_comes_again(kind):
     def collected(*_):

@@ -20,7 +20,7 @@ from numpy.testing import assert_array_equal
 
 from hkmeans_dask import HierarchicalKMeans, fitting, memory, ranks, work_dir
 from hkmeans_dask.work_dir import durable, temporary
-from hkmeans_dask.workspace import InMemory, OnDisk
+from hkmeans_dask.workspace import LAYOUT, InMemory, OnDisk
 from tests.strategies import Watched
 
 # Where the folder of temporary files of a test is in memory, that is fine.
@@ -243,7 +243,8 @@ def flip_data(path):
     middle = len(data) // 2
     if path.suffix == ".npz":
         with np.load(path) as file:
-            largest = max((file[name] for name in file.files), key=lambda a: a.nbytes)
+            arrays = [file[name] for name in file.files if name != LAYOUT]
+        largest = max(arrays, key=lambda array: array.nbytes)
         middle = data.index(largest.tobytes()) + largest.nbytes // 2
     data[middle] ^= 1
     path.write_bytes(data)
