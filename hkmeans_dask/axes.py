@@ -204,7 +204,7 @@ def _labels_along(
     seen = kernels.project(points, axes)
     along = schedule._replace(along=True)
     state = descend(seen, n_clusters, along, rng, **how)
-    if state.counts.all() and len(state.labels) == len(seen):
+    if state.counts.all():
         return state.labels
     centers = settle(seen, state.centers, state.labels)
     return kernels.assign(seen, centers, homogeneous=True)

@@ -161,7 +161,7 @@ def descend(
     -------
     state : State
         Of lowest inertia on all points. Its centers are the means of its labels, or
-        points where there are none. (If sums of squares overflow, that of a batch.)
+        points where there are none.
     """
     if seeds is None:
         centers = _seed(points, n_clusters, schedule, rng, weights)
@@ -300,7 +300,7 @@ def _full_passes(
     batches = max(1, len(points) // schedule.batch_size)
     energy = _energy(points, weights)
     best, lowest, idle, further = state, np.inf, 0, FURTHER
-    for _ in range(MAX_PASSES):
+    for n_before in range(MAX_PASSES):
         before = state.centers
         state = update(state, points, schedule.unit, weights, schedule.along)
         if not state.counts.all():
@@ -310,7 +310,7 @@ def _full_passes(
             watch(inertia / _total(points, weights))
         improved = lowest - inertia > TOLERANCE * (yardstick or inertia)
         idle = 0 if improved else idle + batches
-        settled = inertia >= lowest
+        settled = n_before > 0 and inertia >= lowest
         if not settled:
             best, lowest = state, inertia
         patience = schedule.max_no_improvement

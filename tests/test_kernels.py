@@ -236,12 +236,13 @@ def test_labels_from_homogeneous_coordinates_are_the_same(dtype, scale, n_cluste
         assert found.max() == n_clusters - 2
 
 
-def test_one_far_point_does_not_blur_labels_from_homogeneous_coordinates():
+@pytest.mark.parametrize("how_far", [1e7, 1e10])
+def test_a_far_point_does_not_blur_labels_from_homogeneous_coordinates(how_far):
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(20, 128)).astype(np.float32)
     points = np.repeat(centers, 200, axis=0)
     points += 0.1 * rng.normal(size=points.shape).astype(np.float32)
-    points[7] *= 1e7
+    points[7] *= how_far
     axes = np.eye(128, 31, dtype=np.float32)
     seen = kernels.project(points, axes)
     found = kernels.assign(seen, seen[::200], homogeneous=True)
