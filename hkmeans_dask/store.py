@@ -351,7 +351,7 @@ def save(
                 name,
                 shape=values.shape,
                 dtype=values.dtype,
-                chunks=(rows, *values.shape[1:]),
+                chunks=(rows, *(max(1, n) for n in values.shape[1:])),
                 config={"write_empty_chunks": True},
             )
             for start in range(0, len(values), rows):
