@@ -13,7 +13,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numcodecs import blosc, zstd
+from numcodecs import Blosc, Zstd
 from zarr.codecs import BytesCodec
 from zarr.storage import LocalStore
 
@@ -108,11 +108,11 @@ def _from_blosc(stored: Array, chunk: Array) -> None:
             f"{stored.nbytes} bytes were read that tell of {n_stored}, and of a chunk "
             f"of {n_bytes} bytes, where {chunk.nbytes} are wanted"
         )
-    blosc.decompress(stored, chunk)
+    Blosc().decode(stored, chunk)
 
 
 def _from_zstd(stored: Array, chunk: Array) -> None:
-    _copied(zstd.decompress(stored), chunk)
+    _copied(Zstd().decode(stored), chunk)
 
 
 def _copied(stored: Any, chunk: Array) -> None:

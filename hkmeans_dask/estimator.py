@@ -16,11 +16,11 @@ from sklearn.base import (
     clone,
 )
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hkmeans_dask import checks, inputs, labelled, reduction
+from hkmeans_dask.compat import output_container
 from hkmeans_dask.diagnostics import Diagnostics
 from hkmeans_dask.execution import Runner, peak_memory
 from hkmeans_dask.fitting import Job, run_stages, workspaces
@@ -348,7 +348,7 @@ class HierarchicalKMeans(
         check_is_fitted(self)
         checks.check_level(level)
         X, relabel = self._plain_features(X, level)
-        container = _get_output_config("transform", self)["dense"]
+        container = output_container(self)
         wrapped = self.feature_axis == 1 and container != "default"
         if wrapped:
             checks.check_container(container, level, lazy=inputs.is_lazy(X))

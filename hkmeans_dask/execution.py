@@ -22,7 +22,6 @@ import ctypes
 import functools
 import inspect
 import os
-import resource
 import socket
 import sys
 import threading
@@ -39,12 +38,14 @@ import dask.base
 import dask.threaded
 import dask.utils
 import numpy as np
+import psutil
 import threadpoolctl
 from dask.core import flatten
 from dask.delayed import delayed
 from dask.system import CPU_COUNT
 
 from hkmeans_dask import progress
+from hkmeans_dask.compat import keep_names
 from hkmeans_dask.crew import at_work, shared_tiles
 
 if TYPE_CHECKING:
@@ -171,9 +172,10 @@ class Runner:
         """
         if self.get is dask.threaded.get:
             self.limit_threads(self.n_threads)
-        stages = tuple(f"('hkmeans-{stage}-" for stage in ("sum", "predict", "write"))
-        keys = [key for key in map(str, tasks[0].dask) if key.startswith(stages)]
-        self.compute(*tasks, count=keys)
+        stages = tuple(f"hkmeans-{stage}-" for stage in ("sum", "predict", "write"))
+        blocks = [key for key in tasks[0].dask if isinstance(key, tuple)]
+        count = [str(key) for key in blocks if key[0].startswith(stages)]
+        self.compute(*tasks, count=count)
 
     def hold(
         self,
@@ -324,6 +326,11 @@ def task(
     return lazy
 
 
+def unique(stage: str) -> str:
+    """Name an array after the stage that computes it, as no other one."""
+    return f"hkmeans-{stage}-{uuid.uuid4().hex}"
+
+
 def map_blocks(
     stage: str, function: Callable[..., Any], blocks: da.Array, *args: Any
 ) -> list[list[Delayed]]:
@@ -351,7 +358,7 @@ def map_blocks(
         VERSION,
         function,
         *args,
-        token=f"hkmeans-{stage}",
+        name=unique(stage),
         dtype=object,
         chunks=((1,) * grid[0], (1,) * grid[1]),
         meta=np.empty((0, 0), object),
@@ -361,18 +368,11 @@ def map_blocks(
 
 
 def _optimized(mapped: da.Array) -> da.Array:
-    """Fuse reads into tasks, but let these keep their names.
-
-    dask names a fused task after all of its parts, and makes the name that was an alias
-    of that: who looks at a running task would not see the stage.
-    """
+    """Fuse reads into tasks, but let these keep their names."""
     keys = list(flatten(mapped.__dask_keys__()))
     graph = dict(mapped.__dask_optimize__(mapped.__dask_graph__(), keys))
-    for key in keys:
-        fused = getattr(graph[key], "target", None)
-        if fused is not None:
-            graph[key] = graph[key].substitute({fused: graph.pop(fused)}, key=key)
-    return da.Array(graph, mapped.name, mapped.chunks, meta=mapped._meta)
+    keep_names(graph, keys)
+    return da.Array(graph, mapped.name, mapped.chunks, dtype=mapped.dtype)
 
 
 @one_blas_thread
@@ -389,5 +389,10 @@ def _call_on_block(
 
 def peak_memory() -> int:
     """Largest memory that this process has had, in bytes."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        known = psutil.Process().memory_info()
+        return int(getattr(known, "peak_wset", known.rss))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -17,6 +17,7 @@ import dask
 import dask.array as da
 import numpy as np
 import scipy.sparse
+from dask.array.utils import meta_from_array
 from dask.base import is_dask_collection, tokenize
 from sklearn.utils.validation import check_array
 
@@ -327,7 +328,7 @@ def _check_dask(array: da.Array) -> da.Array:
             "X.compute_chunk_sizes() first, or to_dask_array(lengths=True) on a "
             "dask DataFrame."
         )
-    if scipy.sparse.issparse(array._meta):
+    if scipy.sparse.issparse(meta_from_array(array)):
         raise TypeError(
             "Sparse data was passed, but dense data is required. Use "
             "X.map_blocks(lambda block: block.toarray()) to convert it."

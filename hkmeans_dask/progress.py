@@ -24,6 +24,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from hkmeans_dask.compat import task_annotations
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -281,16 +283,8 @@ def done() -> None:
 
 def _listener() -> tuple[Any, str] | None:
     """Find the worker and the topic of the task at hand."""
-    if "distributed.worker" not in sys.modules:
-        return None
-    from distributed import get_worker
-
-    try:
-        worker = get_worker()
-        task = worker.state.tasks[worker.get_current_task()]
-    except (ValueError, KeyError):
-        return None
-    topic = (task.annotations or {}).get(ANNOTATION)
+    worker, annotations = task_annotations() or (None, {})
+    topic = annotations.get(ANNOTATION)
     return (worker, topic) if topic else None
 
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+ALARM = getattr(signal, "SIGALRM", None)
+"""Of the system's timer; Windows has none, and what is dropped there is only told."""
+
 SOON = 0.05
 """Seconds after which an interrupt that was dropped is raised again."""
 
@@ -29,24 +32,36 @@ def terminable() -> Iterator[None]:
         yield
         return
     handler, hook = signal.signal(signal.SIGTERM, _terminate), sys.unraisablehook
-    alarm = signal.getsignal(signal.SIGALRM)
 
     def again(lost: Any) -> None:
         interrupt = issubclass(lost.exc_type, (KeyboardInterrupt, Terminated))
-        if interrupt and _in_main_thread():
+        if interrupt and ALARM is not None and _in_main_thread():
             _raise_soon(lost.exc_type)
         else:
             hook(lost)
 
     sys.unraisablehook = again
     try:
-        yield
+        with _alarm_put_back():
+            yield
     finally:
         sys.unraisablehook = hook
-        if signal.getsignal(signal.SIGALRM) is not alarm:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, alarm or signal.SIG_DFL)
         signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _alarm_put_back() -> Iterator[None]:
+    """Leave the alarm as it was, and none that is still to come."""
+    if ALARM is None:
+        yield
+        return
+    before = signal.getsignal(ALARM)
+    try:
+        yield
+    finally:
+        if signal.getsignal(ALARM) is not before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(ALARM, before or signal.SIG_DFL)
 
 
 def _in_main_thread() -> bool:

@@ -22,10 +22,10 @@ import numpy as np
 import zarr
 import zarr.errors
 from dask.base import tokenize
-from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
 
 from hkmeans_dask.chunks import LocalChunks
+from hkmeans_dask.compat import find_details, run_on_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -111,7 +111,7 @@ class Source:
             raise FileNotFoundError(
                 f"{self._array.store_path} cannot be seen by {here}. {remedy}"
             )
-        missing = self._known and not sync(self._array.store.exists(self._known))
+        missing = self._known and not _is_there(self._array.store, self._known)
         known = (
             self._array.metadata.to_dict()
         )  # where a fill value of NaN equals itself
@@ -165,6 +165,12 @@ def _known_chunk(array: Any) -> str | None:
     return min(present, default=None)
 
 
+def _is_there(store: Any, key: str) -> bool:
+    """Whether a store has a key, where there is a way to ask."""
+    found: bool = run_on_zarr(store.exists(key), True)
+    return found
+
+
 def fingerprint(array: Any) -> str:
     """Tell a Zarr array from any other, and from itself after a write.
 
@@ -184,12 +190,12 @@ def _listing(array: Any) -> dict[str, tuple[Any, ...]]:
         return dict(_files(store, base))
     if isinstance(store, FsspecStore):
         place = f"{store.path}/{base}".rstrip("/")
-        details = sync(_details(store, place))
+        details = run_on_zarr(find_details(store, place), {})
         return {
             key.removeprefix(f"{store.path}/"): (known.get("size"), *_changed(known))
             for key, known in details.items()
         }
-    return dict.fromkeys(sync(_keys(store, base)), ())
+    return dict.fromkeys(run_on_zarr(_keys(store, base), []), ())
 
 
 def _files(store: LocalStore, base: str) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -205,11 +211,6 @@ def _files(store: LocalStore, base: str) -> Iterator[tuple[str, tuple[int, int]]
 def _changed(known: dict[str, Any]) -> Iterator[str]:
     for name in ("ETag", "etag", "mtime", "LastModified"):
         yield str(known.get(name))
-
-
-async def _details(store: FsspecStore, place: str) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = await store.fs._find(place, detail=True)
-    return found
 
 
 async def _keys(store: Any, base: str) -> list[str]:

@@ -271,7 +271,7 @@ def _writes(array: da.Array, target: Any) -> list[Delayed]:
         _write,
         array,
         target,
-        token="hkmeans-write",
+        name=f"hkmeans-write-{uuid.uuid4().hex}",
         dtype=bool,
         chunks=tuple((1,) * n for n in array.numblocks),
         meta=np.empty((0,) * array.ndim, bool),

@@ -21,7 +21,6 @@ import shutil
 import socket
 import tempfile
 import time
-import uuid
 import warnings
 import weakref
 import zlib
@@ -34,7 +33,7 @@ import dask
 import psutil
 from dask.base import tokenize
 
-from hkmeans_dask.workspace import InMemory, OnDisk, fullness_explained
+from hkmeans_dask.workspace import InMemory, OnDisk, fullness_explained, publish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,13 +166,7 @@ def _first_manifest(
     """Write the manifest, unless another client was first."""
     content = json.dumps({"seed": seed, **identity}, default=str, indent=1)
     text = json.dumps({"crc": zlib.crc32(content.encode()), "fit": content})
-    own = folder / f".manifest-{uuid.uuid4().hex}"
-    try:
-        with fullness_explained(folder), suppress(FileExistsError):
-            own.write_text(text)
-            os.link(own, folder / "manifest.json")
-    finally:
-        own.unlink(missing_ok=True)
+    publish(folder / "manifest.json", text.encode())
     found = _read_manifest(folder)
     assert found is not None
     return found

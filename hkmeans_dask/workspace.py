@@ -139,13 +139,7 @@ class OnDisk:
     def _first_nonce(self) -> bytes:
         """Read the nonce; the first one to come writes it."""
         path = self.folder / "nonce"
-        own = self.folder / f".nonce-{uuid.uuid4().hex}"
-        try:
-            with fullness_explained(self.folder), suppress(FileExistsError):
-                own.write_bytes(uuid.uuid4().bytes)
-                os.link(own, path)
-        finally:
-            own.unlink(missing_ok=True)
+        publish(path, uuid.uuid4().bytes)
         return path.read_bytes()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -262,6 +256,27 @@ class OnDisk:
 
     def _path(self, name: str) -> Path:
         return self.folder / (name if name.endswith(RAW) else f"{name}.npz")
+
+
+def publish(path: Path, content: bytes) -> None:
+    """Write a small file, unless it is there: of several that begin, one is first.
+
+    It appears when it is complete, by a link. Where a file system has none (FAT, some
+    FUSE and SMB mounts), and only there, who looks in between may see a part of it.
+    """
+    own = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        with fullness_explained(path.parent), suppress(FileExistsError):
+            own.write_bytes(content)
+            try:
+                os.link(own, path)
+            except (AttributeError, OSError) as error:
+                if isinstance(error, FileExistsError):
+                    raise
+                with path.open("xb", buffering=0) as file:
+                    file.write(content)
+    finally:
+        own.unlink(missing_ok=True)
 
 
 @contextmanager
