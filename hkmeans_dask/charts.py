@@ -113,12 +113,13 @@ def histogram(sizes: Index) -> Bars:
         step = -(-(high - low) // BINS)
         edges = np.arange(low, high + step, step)
     counts, _ = np.histogram(sizes, edges)
+    most = int(counts.max())
     scale = np.log if logarithmic else np.asarray
     places = PLOT_WIDTH * (scale(edges) - scale(low)) / (scale(edges[-1]) - scale(low))
     bars = [
-        Bar(left, right - left, count / counts.max(), _bin_title(first, last, count))
+        Bar(left, right - left, count / most, _bin_title(first, last, count))
         for left, right, first, last, count in zip(
-            places, places[1:], edges, edges[1:] - 1, counts, strict=False
+            places, places[1:], edges, edges[1:] - 1, counts.tolist(), strict=False
         )
         if count
     ]
@@ -127,7 +128,7 @@ def histogram(sizes: Index) -> Bars:
         Tick(float(np.interp(scale(mark), scale(edges), places)), f"{mark:,g}")
         for mark in marks
     ]
-    return Bars(bars, x_ticks, _heights(counts.max()), logarithmic)
+    return Bars(bars, x_ticks, _heights(most), logarithmic)
 
 
 def _bin_title(first: int, last: int, count: int) -> str:

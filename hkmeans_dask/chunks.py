@@ -41,6 +41,8 @@ class LocalChunks(NamedTuple):
         """Take a zarr.Array; None if Zarr has to read it."""
         if not isinstance(array.store, LocalStore) or array.shards or array.filters:
             return None
+        if not lenient(array):
+            return None
         names = [_name(codec) for codec in array.compressors] or [None]
         if len(names) > 1 or names[0] not in DECODERS or not _is_plain(array):
             return None
@@ -78,6 +80,12 @@ class LocalChunks(NamedTuple):
             return
         if not whole:
             target[...] = chunk[tuple(wanted for wanted, _ in where)]
+
+
+def lenient(array: Any) -> bool:
+    """Whether a chunk that is not there is the fill value, and no error."""
+    config = getattr(array, "config", None)  # before Zarr 3.2 there is no choice
+    return getattr(config, "read_missing_chunks", True)
 
 
 def _touched(span: tuple[int, int], size: int) -> range:

@@ -171,7 +171,7 @@ def _compare(coarse: Array, fine: Array, parents: Index) -> Array:
     """Table of the small clusters nearest to each coarse center, its own ones first."""
     n_big, n_clusters = len(coarse), len(fine)
     n_compared = max(COMPARED, BIGS_COMPARED * n_clusters // n_big)
-    n_compared = max(n_compared, np.bincount(parents).max())
+    n_compared = max(n_compared, int(np.bincount(parents).max()))
     if n_compared >= n_clusters:
         return np.arange(n_clusters, dtype=np.int32)[None]
     table = np.empty((n_big, n_compared), np.int32)

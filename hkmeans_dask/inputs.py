@@ -19,11 +19,12 @@ import numpy as np
 import scipy.sparse
 from dask.array.utils import meta_from_array
 from dask.base import is_dask_collection, tokenize
-from sklearn.utils.validation import check_array
+from dask.delayed import Delayed
 
 from hkmeans_dask import memory
 from hkmeans_dask.checks import arithmetic_dtype, check_weights, check_weights_shape
 from hkmeans_dask.labelled import is_dataarray
+from hkmeans_dask.tables import NUMBERS_ONLY, numbers
 
 if TYPE_CHECKING:
     from hkmeans_dask.kernels import Array
@@ -37,15 +38,15 @@ MEMORY_BLOCK_BYTES = 32 * 2**20
 JOINED_BYTES = 256 * 2**20
 """Bytes of a block of whole features joined from several chunks, at most."""
 
-NUMBERS_ONLY: dict[str, Any] = {
-    "dtype": "numeric",
-    "ensure_all_finite": False,
-    "ensure_min_samples": 0,
-    "ensure_min_features": 0,
-    "estimator": "HierarchicalKMeans",
-    "input_name": "X",
+ARRAYS_OF = {
+    "to_dask_array": "Call X.to_dask_array(lengths=True).",  # tables
+    "data_vars": "Pass one of its variables, X['name'], or X.to_dataarray().",
+    "dims": "Pass X.data, or xarray.DataArray(X).",  # xarray.Variable
 }
-"""What scikit-learn and dask-ml check for us; sizes and finite values we check."""
+"""How to get an array of a collection of dask, by a name that such ones have."""
+
+DELAYED = "Make one with dask.array.from_delayed(X, shape, dtype)."
+"""How to get an array of all others."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ class Features:
 
 
 def is_lazy(X: Any) -> bool:
-    """Whether X is a dask or Zarr array."""
-    return isinstance(X, da.Array) or is_zarr(X)
+    """Whether X is a dask or Zarr array, or another collection of dask."""
+    return is_dask_collection(X) or is_zarr(X)
 
 
 def is_zarr(X: Any) -> bool:
@@ -132,7 +133,7 @@ def read_features(X: Any, feature_axis: int, *, join: bool = True) -> Features:
     Raises
     ------
     TypeError
-        If X is sparse or a dask DataFrame.
+        If X is sparse or a collection of dask that is no array.
     ValueError
         If X is not 2-D, not numbers or of unknown chunk sizes.
     """
@@ -142,12 +143,8 @@ def read_features(X: Any, feature_axis: int, *, join: bool = True) -> Features:
             "nor to_delayed. Set it to False before dask.array is imported."
         )
     if not is_lazy(X):
-        if is_dask_collection(X):
-            raise TypeError(
-                f"X is a dask {type(X).__name__}. Call X.to_dask_array(lengths=True)."
-            )
         return _in_memory(X, feature_axis)
-    array = _from_zarr(X, feature_axis, join) if is_zarr(X) else X
+    array = _from_zarr(X, feature_axis, join) if is_zarr(X) else plain_dask(X)
     array = _check_dask(array)
     if feature_axis == 1:
         array = array.T
@@ -156,6 +153,23 @@ def read_features(X: Any, feature_axis: int, *, join: bool = True) -> Features:
     dtype = arithmetic_dtype(array.dtype)
     extra = _reading(X, array)
     return Features(array, dtype, None, in_memory=False, read_bytes=extra)
+
+
+def plain_dask(X: Any) -> da.Array:
+    """Take an array of dask, or one with its interface (the package dask-array).
+
+    Raises
+    ------
+    TypeError
+        If it is another collection of dask; says which call makes an array of it.
+    """
+    if isinstance(X, da.Array):
+        return X
+    known = set() if isinstance(X, Delayed) else set(dir(X))  # it has what is asked for
+    if known >= {"chunks", "dtype", "name", "blocks"}:
+        return da.Array(X.__dask_graph__(), X.name, X.chunks, dtype=X.dtype)
+    advice = next((ARRAYS_OF[name] for name in ARRAYS_OF if name in known), DELAYED)
+    raise TypeError(f"X is a {type(X).__name__} of dask, but no array. {advice}")
 
 
 def read_weights(given: Any, n_features: int) -> Array | None:
@@ -180,14 +194,14 @@ def read_weights(given: Any, n_features: int) -> Array | None:
     if given is None:
         return None
     given = given.data if is_dataarray(given) else given
-    if not is_lazy(given):
+    if not (isinstance(given, da.Array) or is_zarr(given)):
         given = np.asarray(given)
     check_weights_shape(given.shape, n_features)
     if is_zarr(given):
         from hkmeans_dask import source
 
         given = source.read(given)
-    elif is_lazy(given):
+    elif is_dask_collection(given):
         given = given.compute()
     weights = check_weights(given)
     return None if (weights == 1).all() else weights
@@ -299,7 +313,7 @@ def _refuse_not_2d(array: Any) -> None:
 def _in_memory(X: Any, feature_axis: int) -> Features:
     if feature_axis == 0 and isinstance(X, np.ndarray):
         _refuse_not_2d(X)  # scikit-learn's advice is for features in columns
-    array = check_array(X, **NUMBERS_ONLY)
+    array = numbers(X)
     array = array.T if feature_axis == 1 else array
     dtype = arithmetic_dtype(array.dtype)
     row_bytes = max(1, array.shape[1] * array.itemsize)
@@ -379,12 +393,11 @@ def _from_zarr(X: Any, feature_axis: int, join: bool) -> da.Array:
     Blocks that cannot hold whole features grow along samples: a fit copies each to a
     file, and every block of whole features is read from as many files as lie abreast.
     """
-    from hkmeans_dask.source import as_dask
+    from hkmeans_dask.source import as_dask, unit
 
     _refuse_not_2d(X)
-    unit = X.shards or X.chunks
-    other = 1 - feature_axis
-    step = [max(1, min(n, extent)) for n, extent in zip(unit, X.shape, strict=True)]
+    sizes, other = unit(X), 1 - feature_axis
+    step = [max(1, min(n, extent)) for n, extent in zip(sizes, X.shape, strict=True)]
     n_samples = max(1, X.shape[other])
     grown = feature_axis
     if join and step[feature_axis] * n_samples * X.dtype.itemsize <= JOINED_BYTES:

@@ -24,7 +24,7 @@ import zarr.errors
 from dask.base import tokenize
 from zarr.storage import FsspecStore, LocalStore
 
-from hkmeans_dask.chunks import LocalChunks
+from hkmeans_dask.chunks import LocalChunks, lenient
 from hkmeans_dask.compat import find_details, run_on_zarr
 
 if TYPE_CHECKING:
@@ -36,15 +36,25 @@ WAITS = (0.1, 1.0)
 NAMED = 3
 """Unreadable chunks that an error names, at most."""
 
+STRICT: Any = {"read_missing_chunks": False}
+"""How Zarr is told that a missing chunk is an error."""
+
+VARYING = (
+    "has chunks of several sizes along one axis (a rectilinear grid), which neither "
+    "this package nor dask reads. Store it again in chunks of one size"
+)
+
 
 class Source:
     """A read-only zarr.Array that fails where it cannot be seen, never with zeros."""
 
     def __init__(self, array: Any) -> None:
+        unit(array)
         store = array.store
         if isinstance(store, LocalStore):
             store = LocalStore(store.root.absolute(), read_only=True)
-            array = zarr.open_array(store, path=array.path, mode="r")
+            opened = zarr.open_array(store, path=array.path, mode="r")
+            array = opened if lenient(array) else opened.with_config(STRICT)
         self._array = array
         self._chunks = LocalChunks.of(array)
         self._known = _known_chunk(array)
@@ -91,10 +101,10 @@ class Source:
         self, index: tuple[slice | int, ...]
     ) -> Iterator[tuple[str, Exception]]:
         """Read the chunks of a selection singly; give names and errors of bad ones."""
-        unit = self._array.shards or self._array.chunks
-        touched = map(_touched, index, self.shape, unit)
+        sizes = unit(self._array)
+        touched = map(_touched, index, self.shape, sizes)
         for place in itertools.product(*touched):
-            bounds = zip(place, unit, strict=True)
+            bounds = zip(place, sizes, strict=True)
             try:
                 self._array[tuple(slice(i * n, (i + 1) * n) for i, n in bounds)]
             except Exception as error:
@@ -148,21 +158,44 @@ def _touched(chosen: slice | int, extent: int, size: int) -> range:
 
 def _known_chunk(array: Any) -> str | None:
     """Key of a chunk that is there, None if there is none; warn of missing ones."""
-    unit = array.shards or array.chunks
-    grid = [-(-n // max(1, size)) for n, size in zip(array.shape, unit, strict=True)]
+    sizes = unit(array)
+    grid = [-(-n // max(1, size)) for n, size in zip(array.shape, sizes, strict=True)]
     base = f"{array.path}/" if array.path else ""
     keys = {base + array.metadata.encode_chunk_key(i) for i in np.ndindex(*grid)}
     listing = _listing(array)  # empty, without even the metadata: no way to list
     present = keys & listing.keys()
     if listing and len(present) < len(keys):
-        warnings.warn(
+        found = (
             f"{len(keys) - len(present)} of {len(keys)} "
             f"{'shards' if array.shards else 'chunks'} of {array.store_path} are "
-            f"missing and are read as its fill value {array.fill_value}. If that is "
+            "missing"
+        )
+        if not lenient(array):
+            raise FileNotFoundError(
+                f"{found}, and array.read_missing_chunks is off. Write them again, or "
+                "turn it on if they are empty (chunks of zeros are often not written)."
+            )
+        warnings.warn(
+            f"{found} and are read as its fill value {array.fill_value}. If that is "
             "not meant (chunks of zeros are often not written), write them again.",
             stacklevel=9,  # the caller of `fit`
         )
     return min(present, default=None)
+
+
+def unit(array: Any) -> tuple[int, ...]:
+    """Shape of what is one object in the store: a shard of chunks, or a chunk.
+
+    Raises
+    ------
+    ValueError
+        If there are several shapes.
+    """
+    try:
+        found: tuple[int, ...] = array.shards or array.chunks
+    except NotImplementedError as error:
+        raise ValueError(f"{array.store_path} {VARYING}.") from error
+    return found
 
 
 def _is_there(store: Any, key: str) -> bool:

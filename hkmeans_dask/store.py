@@ -28,7 +28,7 @@ from fsspec.core import url_to_fs
 from zarr.codecs import BloscCodec
 
 from hkmeans_dask.progress import done
-from hkmeans_dask.source import as_dask, read
+from hkmeans_dask.source import VARYING, as_dask, read
 from hkmeans_dask.workspace import fullness_explained
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from dask.delayed import Delayed
 
 COMPLETE = "complete"
+NOTHING_THERE = (FileNotFoundError, FileExistsError, NotADirectoryError)
+"""What Zarr raises, by version, where no store is; also where another file is."""
+
 CHUNK_BYTES = 16 * 2**20
 """Bytes of one chunk of the arrays we write, before compression."""
 
@@ -100,12 +103,14 @@ def open_group(url: str) -> Any:
 def _open(url: str, component: str | None) -> Any:
     try:
         return zarr.open(location(url), path=component or "", mode="r")
-    except (FileNotFoundError, zarr.errors.BaseZarrError) as error:
+    except (*NOTHING_THERE, zarr.errors.BaseZarrError) as error:
         name = f"{url} (component {component})" if component else url
         raise FileNotFoundError(
             f"{name} is not there, or is no Zarr array or group."
         ) from error
     except ValueError as error:
+        if "rectilinear" in str(error).lower():  # off by default
+            raise ValueError(f"{url} {VARYING}.") from error
         raise ValueError(f"{url} cannot be read as Zarr: {error}") from error
 
 

@@ -33,7 +33,7 @@ import dask
 import psutil
 from dask.base import tokenize
 
-from hkmeans_dask.workspace import InMemory, OnDisk, fullness_explained, publish
+from hkmeans_dask.workspace import InMemory, OnDisk, publish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,12 +1,15 @@
 """Fixtures that several test modules share."""
 
+from collections import Counter
 from contextlib import contextmanager
 
 import pytest
 from distributed import Client, LocalCluster
 from threadpoolctl import threadpool_limits
+from zarr.storage import MemoryStore
 
 from tests.processes import Whole, bits, commands, fit, run, write_input
+from tests.strategies import Wrapped
 
 
 @contextmanager
@@ -35,6 +38,20 @@ def two_processes(cluster_of_two):
     """Make two one-thread processes what dask computes with, in one test."""
     with Client(cluster_of_two) as client:
         yield client
+
+
+@pytest.fixture
+def counting_store():
+    """Make a store in memory that counts how often each of its chunks is read."""
+    counted = Counter()
+
+    class CountingStore(Wrapped):
+        async def get(self, key, prototype, byte_range=None):
+            if "c/" in key:
+                counted[key] += 1
+            return await super().get(key, prototype, byte_range)
+
+    return CountingStore(MemoryStore()), counted
 
 
 @pytest.fixture

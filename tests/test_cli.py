@@ -31,7 +31,9 @@ def values(n_features=N_FEATURES, n_samples=N_SAMPLES, seed=0):
 
 
 def save(path, array, chunks=None, **options):
-    zarr.create_array(path, data=array, chunks=chunks or array.shape, **options)
+    options |= {"chunks": chunks or array.shape, "dtype": array.dtype}
+    # Not `data=`: several releases of Zarr so lose parts of shards.
+    zarr.create_array(path, shape=array.shape, **options)[...] = array
 
 
 def load(path):

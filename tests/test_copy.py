@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 import warnings
-from collections import Counter
 from itertools import product
 from pathlib import Path
 
@@ -17,7 +16,6 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
-from zarr.storage import MemoryStore, WrapperStore
 
 from hkmeans_dask import HierarchicalKMeans, cli, fitting, inputs
 from hkmeans_dask.inputs import read_features
@@ -110,20 +108,6 @@ def test_a_fit_of_the_copy_is_one_of_whole_features(
     model = HierarchicalKMeans(20, feature_axis=feature_axis).fit(X)
     same(model, fit_whole(values, whole.chunks))
     assert model.n_passes_ == 3
-
-
-@pytest.fixture
-def counting_store():
-    """Make a store in memory that counts how often each of its chunks is read."""
-    counted = Counter()
-
-    class CountingStore(WrapperStore):
-        async def get(self, key, prototype, byte_range=None):
-            if "c/" in key:
-                counted[key] += 1
-            return await super().get(key, prototype, byte_range)
-
-    return CountingStore(MemoryStore()), counted
 
 
 @axes

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +19,6 @@ import zarr
 from distributed import Client, SchedulerPlugin
 from numpy.testing import assert_allclose, assert_array_equal
 from threadpoolctl import threadpool_info, threadpool_limits
-from zarr.storage import MemoryStore, WrapperStore
 
 from hkmeans_dask import HierarchicalKMeans, execution, inputs
 from hkmeans_dask.execution import one_blas_thread, task
@@ -393,20 +391,6 @@ def test_a_scheduler_of_this_process_goes_before_an_active_client(
     assert ({thread for _, thread in found} == {main}) == (name == "synchronous")
 
 
-@pytest.fixture
-def counting_store():
-    """Make a store in memory that counts how often each of its chunks is read."""
-    counted = Counter()
-
-    class CountingStore(WrapperStore):
-        async def get(self, key, prototype, byte_range=None):
-            if "c/" in key:
-                counted[key] += 1
-            return await super().get(key, prototype, byte_range)
-
-    return CountingStore(MemoryStore()), counted
-
-
 @pytest.mark.parametrize("block_bytes", [64 * 2**20, 50_000])
 @pytest.mark.parametrize("chunks", [(100, 30), (70, 30), (1000, 30), (100, 7)])
 @pytest.mark.parametrize("feature_axis", [0, 1])
@@ -447,7 +431,9 @@ def test_every_chunk_is_read_twice_by_fit_and_once_by_each_method(
 def test_shards_are_read_whole_and_twice(counting_store):
     store, counted = counting_store
     X = noise(1000)
-    z = zarr.create_array(store, data=X, chunks=(10, 30), shards=(200, 30))
+    layout = {"shape": X.shape, "chunks": (10, 30), "shards": (200, 30)}
+    z = zarr.create_array(store, dtype=X.dtype, **layout)
+    z[...] = X
     counted.clear()
     with dask.config.set(scheduler="threads"):
         model = HierarchicalKMeans(20).fit(z)

@@ -1,0 +1,89 @@
+"""Without the names that other packages do not promise, all work is still done."""
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import dask.array as da
+import distributed
+import numpy as np
+import pytest
+import zarr
+from distributed import Client
+from numpy.testing import assert_array_equal
+
+from hkmeans_dask import HierarchicalKMeans, compat, execution
+from tests.conftest import local_cluster
+
+X = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
+EXPECTED = HierarchicalKMeans(9).fit(X)
+
+
+def written(url):
+    array = zarr.create_array(url, shape=X.shape, dtype="f4", chunks=(100, 6))
+    array[...] = X
+    return zarr.open_array(url, mode="r")
+
+
+def do_all(z, url):
+    """Fit, save, load, average: from Zarr to Zarr."""
+    HierarchicalKMeans(9).fit(z).to_zarr(url)
+    model = HierarchicalKMeans.from_zarr(url)
+    assert_array_equal(model.labels_, EXPECTED.labels_)
+    assert_array_equal(model.transform(z), EXPECTED.transform(X))
+
+
+@pytest.mark.parametrize("kind", ["local", "remote"])
+def test_zarr_without_its_loop(kind, tmp_path, monkeypatch):
+    root = {"local": str(tmp_path), "remote": "memory://without-sync"}[kind]
+    z = written(f"{root}/x")
+    monkeypatch.setitem(sys.modules, "zarr.core.sync", ModuleType("empty"))
+    do_all(z, f"{root}/model")
+
+
+def test_fsspec_without_details_of_what_it_finds():
+    """Zarr lists by the same name today, so only our use of it can be taken away."""
+    store = written("memory://without-find/x").store
+    without = SimpleNamespace(
+        fs=object(), path=store.path, list_prefix=store.list_prefix
+    )
+    known = compat.run_on_zarr(compat.find_details(store, store.path), None)
+    found = compat.run_on_zarr(compat.find_details(without, store.path), None)
+    assert len(found) == 4
+    assert found.keys() == known.keys()
+    assert not any(found.values())
+    assert all(details["size"] for details in known.values())
+
+
+def test_tasks_without_names_of_their_own(monkeypatch):
+    lazy = da.from_array(X, chunks=(100, 6)) + 0
+    named = execution.map_blocks("sum", lambda *_: 1, lazy)[0][0].dask
+    monkeypatch.setattr(execution, "keep_names", lambda *_: None)
+    plain = execution.map_blocks("sum", lambda *_: 1, lazy)[0][0].dask
+    assert len(plain) > len(named)  # aliases of fused tasks
+    model = HierarchicalKMeans(9).fit(lazy)
+    assert_array_equal(model.labels_, EXPECTED.labels_)
+
+
+def test_graphs_of_another_make_are_left_alone():
+    graph = {"a": (sum, [1, 2]), "b": "a"}
+    compat.keep_names(graph, ["a", "b"])
+    assert graph == {"a": (sum, [1, 2]), "b": "a"}
+
+
+def test_workers_without_annotations(monkeypatch):
+    """They are silent; the work is done."""
+    lazy = da.from_array(X, chunks=(100, 6))
+    with local_cluster(1, processes=False) as cluster, Client(cluster):
+        stranger = SimpleNamespace(get_current_task=lambda: "task")
+        monkeypatch.setattr(distributed, "get_worker", lambda: stranger)
+        model = HierarchicalKMeans(9, verbose=1).fit(lazy)
+    assert_array_equal(model.labels_, EXPECTED.labels_)
+
+
+def test_scikit_learn_without_its_attribute():
+    model = HierarchicalKMeans(9, feature_axis=1).fit(X.T)
+    model.set_output(transform="pandas")
+    assert compat.output_container(model) == "pandas"
+    del model._sklearn_output_config
+    assert compat.output_container(model) == "default"
+    assert isinstance(model.transform(X.T), np.ndarray)
