@@ -85,8 +85,12 @@ def _say(kind: str, text: str) -> None:
     write(f"{PROGRAM}: {kind}: {' '.join(text.split())}")
 
 
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    _say("warning", str(message))
+def _show_warning(
+    message: Warning | str, category: type[Warning], *_: object, **__: object
+) -> None:
+    """Write a warning in one line, but none that is for programmers."""
+    if not issubclass(category, (DeprecationWarning, PendingDeprecationWarning)):
+        _say("warning", str(message))
 
 
 def _print_table(rows: Iterable[tuple[str, object]]) -> None:

@@ -10,14 +10,14 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import sklearn
-
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Hashable
 
 
 def output_container(estimator: Any) -> str:
     """Tell what `set_output` asks `transform` for; else: what all estimators give."""
+    import sklearn
+
     own: dict[str, str] = getattr(estimator, "_sklearn_output_config", {})
     found: str = own.get("transform", sklearn.get_config()["transform_output"])
     return found

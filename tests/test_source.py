@@ -20,6 +20,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec
 from zarr.storage import MemoryStore
 
 from hkmeans_dask import HierarchicalKMeans, source, store
+from hkmeans_dask.chunks import lenient
 from hkmeans_dask.source import Source
 from tests.strategies import Wrapped
 
@@ -198,9 +199,8 @@ def test_where_missing_chunks_are_errors_they_stay_errors(request, tmp_path, whe
     if where == "processes":
         request.getfixturevalue("two_processes")
     put(tmp_path / "x.zarr")
-    try:
-        z = zarr.open_array(tmp_path / "x.zarr", mode="r", config=STRICT)
-    except (TypeError, ValueError):
+    z = zarr.open_array(tmp_path / "x.zarr", mode="r", config=STRICT)
+    if lenient(z):
         pytest.skip("this Zarr has no read_missing_chunks: it came with 3.2")
     lazy = EXPECTED.transform(z)
     assert_allclose(lazy, EXPECTED.transform(X))
