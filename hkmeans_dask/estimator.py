@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
-import dask.array as da
 import numpy as np
 from sklearn.base import (
     BaseEstimator,
@@ -19,24 +17,29 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from hkmeans_dask import checks, inputs, labelled, reduction
+from hkmeans_dask import reduction
 from hkmeans_dask.compat import output_container
-from hkmeans_dask.diagnostics import Diagnostics
-from hkmeans_dask.execution import Runner, peak_memory
-from hkmeans_dask.fitting import Job, run_stages, workspaces
-from hkmeans_dask.hierarchy import Hierarchy
-from hkmeans_dask.minibatch import Schedule
-from hkmeans_dask.persistence import ZarrPersistence
-from hkmeans_dask.plan import plan_fit
-from hkmeans_dask.progress import shown
+from hkmeans_dask.fitting import run_stages, workspaces
+from hkmeans_dask.inputs import arrays, checks, identity, labelled
+from hkmeans_dask.inputs.weights import read_weights
+from hkmeans_dask.kmeans.hierarchy import Hierarchy
+from hkmeans_dask.planning.job import job_of
+from hkmeans_dask.planning.plan import plan_fit
+from hkmeans_dask.reporting.diagnostics import Diagnostics
+from hkmeans_dask.runtime.execution import peak_memory
+from hkmeans_dask.runtime.progress import shown
 from hkmeans_dask.stages.label import as_array
+from hkmeans_dask.storage.persistence import ZarrPersistence
 
 if TYPE_CHECKING:
     import os
 
-    from hkmeans_dask.inputs import Features
-    from hkmeans_dask.kernels import Array
-    from hkmeans_dask.plan import Plan
+    import dask.array as da
+
+    from hkmeans_dask.inputs.arrays import Features
+    from hkmeans_dask.kmeans.kernels import Array
+    from hkmeans_dask.planning.job import Job
+    from hkmeans_dask.planning.plan import Plan
     from hkmeans_dask.stages.label import Labels
 
 
@@ -259,7 +262,7 @@ class HierarchicalKMeans(
         checks.check_parameters(parameters)
         X, features = labelled.unlabel(X, self.feature_axis)
         job = self._job(X, feature_weight)
-        described = inputs.describe(X, job.features, self._axis)
+        described = identity.describe(X, job.features, self._axis)
         seconds: dict[str, float] = {}
         with (
             shown(self.verbose),
@@ -304,7 +307,7 @@ class HierarchicalKMeans(
         checks.check_parameters(self.get_params(deep=False))
         X, _ = labelled.unlabel(X, self.feature_axis)
         job = clone(self)._job(X)
-        return plan_fit(job, inputs.stored_bytes(X, job.features), self.work_dir)
+        return plan_fit(job, arrays.stored_bytes(X, job.features), self.work_dir)
 
     def transform(
         self, X: Any, *, level: str = "fine", feature_weight: Any = None
@@ -351,12 +354,13 @@ class HierarchicalKMeans(
         container = output_container(self)
         wrapped = self.feature_axis == 1 and container != "default"
         if wrapped:
-            checks.check_container(container, level, lazy=inputs.is_lazy(X))
+            checks.check_container(container, level, lazy=arrays.is_lazy(X))
         features = self._take(X, reset=False, join=False)
-        weights = inputs.read_weights(feature_weight, self.n_features_in_)
-        labels, sizes = self._lazy_labels(features.blocks.chunks[0]), self.sizes_
+        weights = read_weights(feature_weight, self.n_features_in_)
+        labels = reduction.lazy_labels(self.labels_, features.blocks.chunks[0])
+        sizes = self.sizes_
         if level == "coarse":
-            labels = self._big(labels)
+            labels = reduction.big_labels(labels, self.parents_)
             n_big = len(self.coarse_centers_)
             sizes = np.bincount(self.parents_, sizes, n_big).astype(np.int64)
         factors = np.sqrt(sizes) if self.scaling else np.ones(len(sizes))
@@ -388,7 +392,7 @@ class HierarchicalKMeans(
         """
         check_is_fitted(self)
         X_red, relabel = self._plain_clusters(X_red)
-        reduced = inputs.read_features(X_red, self._axis, join=False)
+        reduced = arrays.read_features(X_red, self._axis, join=False)
         if reduced.blocks.shape[0] != self.n_clusters_:
             raise ValueError(
                 f"X_red has {reduced.blocks.shape[0]} clusters, but HierarchicalKMeans "
@@ -396,8 +400,9 @@ class HierarchicalKMeans(
             )
         size = np.sqrt(self.sizes_) if self.scaling else np.ones(self.n_clusters_)
         values = reduced.blocks.astype(reduced.dtype)
-        chunks = inputs.feature_chunks(self.n_features_in_, values)
-        spread = reduction.spread(values, self._lazy_labels(chunks), 1 / size)
+        chunks = arrays.feature_chunks(self.n_features_in_, values)
+        labels = reduction.lazy_labels(self.labels_, chunks)
+        spread = reduction.spread(values, labels, 1 / size)
         return relabel(self._give(spread, reduced.in_memory))
 
     @available_if(_features_in_rows)
@@ -428,7 +433,7 @@ class HierarchicalKMeans(
         check_is_fitted(self)
         checks.check_level(level)
         X, relabel = self._plain_new_features(X)
-        features = inputs.read_whole_features(X, 0)
+        features = arrays.read_whole_features(X, 0)
         expected = self.cluster_centers_.shape[1]
         if features.blocks.shape[1] != expected:
             raise ValueError(
@@ -438,7 +443,8 @@ class HierarchicalKMeans(
         if features.in_memory:
             reduction.refuse_not_finite(features)
         labels = reduction.predict_labels(features, self._hierarchy())
-        labels = self._big(labels) if level == "coarse" else labels
+        if level == "coarse":
+            labels = reduction.big_labels(labels, self.parents_)
         return relabel(self._give(labels, features.in_memory))
 
     @available_if(_features_in_columns)
@@ -459,27 +465,12 @@ class HierarchicalKMeans(
     def _job(self, X: Any, feature_weight: Any = None) -> Job:
         """Check X and weights; collect what the stages need."""
         features = self._take(X, reset=True)
-        weights = inputs.read_weights(feature_weight, self.n_features_in_)
-        features, weighted = features.weighted(weights), weights is not None
-        n_trained = features.n_trainable
-        n_clusters = checks.at_most_features(
-            self.n_clusters, n_trained, weighted=weighted
-        )
-        init = checks.check_init(self.init, self.n_clusters, features.blocks.shape[1])
-        if self.metric == "cosine":
-            features = replace(features, in_place=None)
-            init = checks.check_directions(init)
-        most = self.max_features_per_cluster
-        n_rows = min(n_trained, (most or n_trained) * n_clusters)
-        runner = Runner.find(features.blocks, in_memory=features.in_memory)
-        runner.sent_bytes = 0 if weights is None else weights.nbytes
-        schedule = self._schedule(weighted=weighted)
-        how = (schedule, self.allocation, self.refine, init)
-        return Job(features, n_clusters, n_rows, *how, runner)
+        weights = read_weights(feature_weight, self.n_features_in_)
+        return job_of(self.get_params(deep=False), features, weights)
 
     def _take(self, X: Any, *, reset: bool, join: bool = True) -> Features:
         """Check X, its features and their names; return it with features in rows."""
-        features = inputs.read_features(X, self._axis, join=join)
+        features = arrays.read_features(X, self._axis, join=join)
         n_features = features.blocks.shape[0]
         if reset:
             checks.check_size(features.blocks.shape, self._axis)
@@ -493,12 +484,6 @@ class HierarchicalKMeans(
                 f"{self.n_features_in_} features as input."
             )
         return features
-
-    def _schedule(self, *, weighted: bool) -> Schedule:
-        method = self.init if isinstance(self.init, str) else "k-means++"
-        how_long = (self.batch_size, self.n_init, self.max_no_improvement)
-        unit = self.metric == "cosine"
-        return Schedule(method, *how_long, unit=unit, weighted=weighted)
 
     def _set_fitted(
         self, features: Features, hierarchy: Hierarchy, found: Labels, owner: object
@@ -521,22 +506,8 @@ class HierarchicalKMeans(
         unit = np.array(self.metric == "cosine")
         return Hierarchy(self.offset_, *levels, self.compared_, unit)
 
-    def _big(self, labels: da.Array) -> da.Array:
-        """Big clusters of labels, lazily."""
-        parents = self.parents_.astype(np.int32)
-        big: da.Array = da.map_blocks(parents.__getitem__, labels, dtype=np.int32)
-        return big
-
-    def _lazy_labels(self, chunks: tuple[int, ...]) -> da.Array:
-        """Labels as a dask array, in chunks no larger than the given ones."""
-        labels = self.labels_
-        if not isinstance(labels, da.Array):
-            labels = da.from_array(labels, (chunks,), name=False)
-        return inputs.cut_finer(labels, chunks)
-
     def _give(self, result: da.Array, in_memory: bool) -> Any:
         """Give back the kind of array that came, and the axes."""
         if in_memory:
-            runner = Runner.find(result, in_memory=True)
-            (result,) = runner.compute(result)
+            result = reduction.computed(result)
         return result.T if self._axis == 1 else result

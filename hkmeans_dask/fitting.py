@@ -8,133 +8,46 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 from dask.utils import format_bytes
 from sklearn.utils import check_random_state
 
-from hkmeans_dask import memory
-from hkmeans_dask.hierarchy import Hierarchy
-from hkmeans_dask.inputs import identify
-from hkmeans_dask.memory import Sizes
-from hkmeans_dask.progress import phase
+from hkmeans_dask.inputs.identity import identify
+from hkmeans_dask.kmeans.hierarchy import Hierarchy
+from hkmeans_dask.planning import memory
+from hkmeans_dask.planning.job import (
+    check_memory,
+    rows_go_to_disk,
+    sizes_of,
+    whole_chunks,
+)
+from hkmeans_dask.runtime.progress import phase
 from hkmeans_dask.stages.coarse import train_coarse
-from hkmeans_dask.stages.copy import copied, copy_features, feature_cuts
+from hkmeans_dask.stages.copy import copied, copy_features
 from hkmeans_dask.stages.fine import train_fine
 from hkmeans_dask.stages.label import are_labelled, label_features
 from hkmeans_dask.stages.partition import partition
 from hkmeans_dask.stages.refine import begin_with, refine
 from hkmeans_dask.stages.sample import keep_training_rows
-from hkmeans_dask.work_dir import durable, temporary
-from hkmeans_dask.workspace import Damaged, OnDisk
+from hkmeans_dask.workspace.files import Damaged, OnDisk
+from hkmeans_dask.workspace.places import durable, temporary
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from hkmeans_dask.execution import Runner
-    from hkmeans_dask.inputs import Features
-    from hkmeans_dask.kernels import Array
-    from hkmeans_dask.memory import Projection
-    from hkmeans_dask.minibatch import Schedule
+    from hkmeans_dask.planning.job import Job
+    from hkmeans_dask.planning.memory import Projection, Sizes
     from hkmeans_dask.stages.label import Labels
-    from hkmeans_dask.work_dir import Places
-    from hkmeans_dask.workspace import InMemory
+    from hkmeans_dask.workspace.files import InMemory
+    from hkmeans_dask.workspace.places import Places
 
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 10
 """Damaged files that one fit computes again, at most: more is a failing disk."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that the stages need."""
-
-    features: Features
-    n_clusters: int
-    n_rows: int
-    """Training rows, at most."""
-    schedule: Schedule
-    allocation: str
-    refine: int
-    init: Array | None
-    runner: Runner
-
-
-def whole_chunks(features: Features) -> tuple[int, ...]:
-    """Features in each block that the stages read."""
-    if features.whole:
-        return tuple(features.blocks.chunks[0])
-    return tuple(np.diff(feature_cuts(features.blocks)).tolist())
-
-
-def sizes_of(job: Job) -> Sizes:
-    """Collect what the memory of a fit hangs on."""
-    features, blocks = job.features, job.features.blocks
-    n_features, n_samples = blocks.shape
-    heights = whole_chunks(features)
-    as_given = max(blocks.chunks[0]) * max(blocks.chunks[1]) * blocks.itemsize
-    block = max(heights) * n_samples * blocks.itemsize
-    return Sizes(
-        n_features=n_features,
-        n_samples=n_samples,
-        n_clusters=job.n_clusters,
-        n_rows=min(job.n_rows, n_features),
-        n_big=int(np.sqrt(job.n_clusters)),
-        itemsize=features.dtype.itemsize,
-        block_rows=max(heights),
-        block_bytes=block,
-        read_bytes=features.read_bytes if features.whole else block,
-        copy_bytes=0 if features.whole else as_given + features.read_bytes,
-        cast=job.schedule.unit
-        + (features.in_place is None and blocks.dtype != features.dtype),
-        copied=features.in_place is None,
-        refine=job.refine,
-        batch_size=job.schedule.batch_size,
-        n_init=job.schedule.n_init,
-        n_trainable=features.n_trainable if job.schedule.weighted else 0,
-    )
-
-
-def rows_go_to_disk(job: Job, sizes: Sizes, *, durable: bool) -> bool:
-    """Choose where training rows are, by the memory of those who compute."""
-    if durable or sizes.copy_bytes or not sizes.rows:
-        return durable or sizes.copy_bytes > 0
-    if not job.runner.client:
-        return bool(sizes.rows > psutil.virtual_memory().available // 4)
-    in_memory = memory.project(sizes, on_disk=False)
-    fits = all(
-        in_memory.peak(n_threads) <= memory.usable(limit)
-        for limit, n_threads in job.runner.workers()
-        if limit
-    )
-    return sizes.rows > memory.CLUSTER_ROWS or not fits
-
-
-def check_memory(runner: Runner, projected: Projection) -> None:
-    """Refuse tasks that cannot be held; run fewer at once where that is enough.
-
-    Raises
-    ------
-    MemoryError
-        If one task may take more than a worker, or this machine, can give.
-    """
-    for limit, n_threads in runner.workers():
-        free = memory.usable(limit)
-        if limit and projected.peak(n_threads) > free:
-            needed = projected.least_limit(n_threads)
-            who = f"a worker of {limit >> 20} MiB"
-            raise MemoryError(projected.refusal(free, n_threads, needed, who))
-    if not runner.client:
-        free = psutil.virtual_memory().available
-        if projected.peak() > free:
-            needed = projected.peak()
-            raise MemoryError(projected.refusal(free, 1, needed, "this machine"))
-        while projected.peak(runner.n_threads) > free:
-            runner.limit_threads(runner.n_threads - 1)
 
 
 def workspaces(

@@ -20,19 +20,18 @@ import dask.array as da
 import numpy as np
 from dask.delayed import delayed
 
-from hkmeans_dask import kernels
-from hkmeans_dask.execution import Runner, map_blocks, task
-from hkmeans_dask.sums import sum_by_label
+from hkmeans_dask.kmeans import finite
+from hkmeans_dask.kmeans.sums import FAN_IN, sum_by_label
+from hkmeans_dask.runtime.execution import Runner
+from hkmeans_dask.runtime.tasks import map_blocks, task
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
 
-    from hkmeans_dask.hierarchy import Hierarchy
-    from hkmeans_dask.inputs import Features
-    from hkmeans_dask.kernels import Array, Bad, Index
-
-FAN_IN = 8
-"""Partial sums merged by one task."""
+    from hkmeans_dask.inputs.arrays import Features
+    from hkmeans_dask.kmeans.finite import Bad
+    from hkmeans_dask.kmeans.hierarchy import Hierarchy
+    from hkmeans_dask.kmeans.kernels import Array, Index
 
 
 class Partial(NamedTuple):
@@ -97,7 +96,7 @@ def _sum_block(block: Any, start: int, labels: Array, weights: Array | None) -> 
     weights = None if weights is None else weights[:, 0]
     sums = sum_by_label(block, local, len(clusters), weights)
     counts = np.bincount(local, weights)
-    return Partial(clusters, sums, counts, kernels.first_bad(block, start))
+    return Partial(clusters, sums, counts, finite.first_bad(block, start))
 
 
 def _merge(partials: list[Partial]) -> Partial:
@@ -117,7 +116,7 @@ def _finish(partials: list[Partial], factors: Array, dtype: np.dtype[Any]) -> Ar
     """Spread the means over all clusters and scale them."""
     clusters, sums, counts, bad = _merge(partials)
     if bad is not None:
-        raise ValueError(kernels.not_finite(bad))
+        raise ValueError(finite.not_finite(bad))
     means = np.zeros((len(factors), sums.shape[1]), dtype)
     scale = factors[clusters] / np.where(counts > 0, counts, 1)
     means[clusters] = sums * scale[:, None]
@@ -161,14 +160,35 @@ def _take(labels: Array, reduced: Array, factors: Array) -> Array:
     return taken
 
 
+def lazy_labels(labels: Any, chunks: tuple[int, ...]) -> da.Array:
+    """Labels as a dask array, in chunks no larger than the given ones."""
+    lazy: da.Array = labels
+    if not isinstance(labels, da.Array):
+        lazy = da.from_array(labels, (chunks,), name=False)
+    return lazy if max(lazy.chunks[0]) <= max(chunks) else lazy.rechunk((chunks,))
+
+
+def big_labels(labels: da.Array, parents: Index) -> da.Array:
+    """Big clusters of labels, lazily."""
+    known = parents.astype(np.int32)
+    big: da.Array = da.map_blocks(known.__getitem__, labels, dtype=np.int32)
+    return big
+
+
+def computed(result: da.Array) -> Any:
+    """Compute what came of an X in memory, in threads of this process."""
+    (found,) = Runner.find(result, in_memory=True).compute(result)
+    return found
+
+
 def refuse_not_finite(features: Features) -> None:
     """Raise for the first bad feature of an X in memory; computes."""
     runner = Runner.find(features.blocks, in_memory=True)
-    tasks = map_blocks("check", kernels.first_bad, features.blocks)
+    tasks = map_blocks("check", finite.first_bad, features.blocks)
     found = runner.compute(*[row[0] for row in tasks])
     bad = next((bad for bad in found if bad is not None), None)
     if bad is not None:
-        raise ValueError(kernels.not_finite(bad))
+        raise ValueError(finite.not_finite(bad))
 
 
 def predict_labels(features: Features, hierarchy: Hierarchy) -> da.Array:
@@ -195,7 +215,7 @@ def predict_labels(features: Features, hierarchy: Hierarchy) -> da.Array:
 
 
 def _predict(block: Any, start: int, hierarchy: Hierarchy) -> Array:
-    bad = kernels.first_bad(block, start)
+    bad = finite.first_bad(block, start)
     if bad is not None:
-        raise ValueError(kernels.not_finite(bad, "one"))
+        raise ValueError(finite.not_finite(bad, "one"))
     return hierarchy.label(hierarchy.points(block)).astype(np.int32)

@@ -26,11 +26,11 @@ LEFT = {"manifest.json", "nonce", "model.npz", "labels"}
 """Kinds of files that stay in the folder of a fit that is done."""
 
 SIZES = {
-    "inputs.BLOCK_BYTES": 10_000 * 32 * 4,
-    "ranks.ONE_PART_BYTES": 2**20,
-    "ranks.PART_BYTES": 2**20,
+    "inputs.arrays.BLOCK_BYTES": 10_000 * 32 * 4,
+    "kmeans.ranks.ONE_PART_BYTES": 2**20,
+    "kmeans.ranks.PART_BYTES": 2**20,
     "stages.label.LABELS_TOGETHER": 2**15,
-    "store.CHUNK_BYTES": 2**19,
+    "storage.outputs.CHUNK_BYTES": 2**19,
 }
 
 _server = multiprocessing.get_context("forkserver")
@@ -43,7 +43,7 @@ def _run(args, log, sizes, temporary):
     """Be the process: what `hkmeans-dask` does, in a process group of its own."""
     import dask
 
-    from hkmeans_dask.cli import main
+    from hkmeans_dask.cli.commands import main
 
     os.setsid()
     # The jobs that a shell has in the background ignore Ctrl-C, and all they start.

@@ -11,7 +11,8 @@ import zarr
 from distributed import Client
 from numpy.testing import assert_array_equal
 
-from hkmeans_dask import HierarchicalKMeans, compat, execution
+from hkmeans_dask import HierarchicalKMeans, compat
+from hkmeans_dask.runtime import tasks
 from tests.conftest import local_cluster
 
 X = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
@@ -56,9 +57,9 @@ def test_fsspec_without_details_of_what_it_finds():
 
 def test_tasks_without_names_of_their_own(monkeypatch):
     lazy = da.from_array(X, chunks=(100, 6)) + 0
-    named = execution.map_blocks("sum", lambda *_: 1, lazy)[0][0].dask
-    monkeypatch.setattr(execution, "keep_names", lambda *_: None)
-    plain = execution.map_blocks("sum", lambda *_: 1, lazy)[0][0].dask
+    named = tasks.map_blocks("sum", lambda *_: 1, lazy)[0][0].dask
+    monkeypatch.setattr(tasks, "keep_names", lambda *_: None)
+    plain = tasks.map_blocks("sum", lambda *_: 1, lazy)[0][0].dask
     assert len(plain) > len(named)  # aliases of fused tasks
     model = HierarchicalKMeans(9).fit(lazy)
     assert_array_equal(model.labels_, EXPECTED.labels_)

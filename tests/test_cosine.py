@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.metrics import adjusted_rand_score
 
-from hkmeans_dask import HierarchicalKMeans, kernels, minibatch
-from hkmeans_dask.minibatch import Schedule, State
-from hkmeans_dask.sums import sum_by_label
+from hkmeans_dask import HierarchicalKMeans
+from hkmeans_dask.kmeans import kernels, minibatch
+from hkmeans_dask.kmeans.minibatch import Schedule, State
+from hkmeans_dask.kmeans.sums import sum_by_label
 from tests.strategies import FLOATS, quick, whole_points
 
 dtypes = pytest.mark.parametrize("dtype", FLOATS)

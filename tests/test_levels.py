@@ -7,7 +7,7 @@ import zarr
 from numpy.testing import assert_allclose, assert_array_equal
 
 from hkmeans_dask import HierarchicalKMeans
-from hkmeans_dask.cli import main
+from hkmeans_dask.cli.commands import main
 from tests.strategies import nearest, nothing_computed
 
 X = np.random.default_rng(0).normal(size=(500, 6))

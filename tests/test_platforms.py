@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hkmeans_dask import HierarchicalKMeans
-from hkmeans_dask.workspace import publish
+from hkmeans_dask.workspace.files import publish
 
 ELSEWHERE = """
 import os, signal, sys
@@ -26,7 +26,7 @@ for name in ("SIGALRM", "SIGHUP", "SIGKILL", "SIGUSR1", "setitimer", "alarm"):
 
 import hkmeans_dask
 from hkmeans_dask import HierarchicalKMeans
-from hkmeans_dask.cli import main
+from hkmeans_dask.cli.commands import main
 
 X = numpy.random.default_rng(0).normal(size=(300, 6))
 model = HierarchicalKMeans(9, work_dir="work").fit(X)

@@ -11,8 +11,9 @@ from dask.callbacks import Callback
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hkmeans_dask import HierarchicalKMeans, inputs
-from hkmeans_dask.reduction import Partial, cluster_means, spread
+from hkmeans_dask import HierarchicalKMeans
+from hkmeans_dask.inputs import arrays
+from hkmeans_dask.reduction import Partial, cluster_means, lazy_labels, spread
 from tests.strategies import Watched, cuts, nothing_computed, quick
 
 axes = pytest.mark.parametrize("feature_axis", [0, 1])
@@ -122,7 +123,7 @@ def test_integer_means_are_not_truncated_and_sums_do_not_overflow():
 def test_float32_sums_of_many_features_keep_their_digits():
     X = (100 + np.random.default_rng(0).random((200_000, 2))).astype(np.float32)
     labels = np.arange(200_000) % 3
-    features = inputs.read_features(da.from_array(X, chunks=(9999, 2)), 0)
+    features = arrays.read_features(da.from_array(X, chunks=(9999, 2)), 0)
     lazy = da.from_array(labels, chunks=20_000)
     found = cluster_means(features, lazy, np.ones(3)).compute()
     expected = [X[labels == label].astype(float).mean(axis=0) for label in range(3)]
@@ -171,7 +172,7 @@ def test_x_is_read_once():
 
 
 def test_clusters_without_features_stay_zero():
-    features = inputs.read_features(da.ones((6, 2), chunks=(2, 2)), 0)
+    features = arrays.read_features(da.ones((6, 2), chunks=(2, 2)), 0)
     labels = da.from_array(np.array([3, 3, 1, 1, 1, 3]), chunks=6)
     factors = np.array([7.0, 2.0, 7.0, 5.0, 7.0])
     means = cluster_means(features, labels, factors).compute()
@@ -332,3 +333,11 @@ def test_bad_values_are_found_in_the_chunk_of_samples_that_is_asked():
     np.testing.assert_allclose(fine, expected[:, :8], rtol=1e-6)
     with pytest.raises(ValueError, match=r"NaN: the first is in feature 5\."):
         lazy[:, 8:].compute()
+
+
+def test_large_blocks_of_labels_are_cut_and_small_ones_kept():
+    labels = da.zeros(100, np.int32, chunks=40)
+    assert lazy_labels(labels, (50, 50)) is labels
+    assert lazy_labels(labels, (30, 30, 40)) is labels
+    assert lazy_labels(labels, (30, 30, 30, 10)).chunks == ((30, 30, 30, 10),)
+    assert lazy_labels(np.zeros(100, np.int32), (60, 40)).chunks == ((60, 40),)

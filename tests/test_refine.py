@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from hkmeans_dask import HierarchicalKMeans, fitting, hierarchy
+from hkmeans_dask import HierarchicalKMeans, fitting
+from hkmeans_dask.kmeans import hierarchy
 from hkmeans_dask.stages import refine as stage
 from tests.strategies import Watched, blobs, nearest
 

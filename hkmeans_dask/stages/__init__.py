@@ -1,1 +1,8 @@
-"""The stages of a fit, one file each: sample, coarse, partition, fine, label."""
+"""The stages of a fit, one file each, in the order in which data flow.
+
+`copy` (where chunks do not hold whole features), `sample`, `coarse`, `partition`,
+`fine`, `refine`, `label`. Each looks for what is finished in the workspace, makes tasks
+of pure functions and waits for them; `records` are results that go on to the next. They
+never import each other: `fitting` has their order. May import `inputs`, `workspace`,
+`runtime` and `kmeans`. Begin with `sample`.
+"""

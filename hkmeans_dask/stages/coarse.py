@@ -17,33 +17,35 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hkmeans_dask import kernels
-from hkmeans_dask.axes import (
+from hkmeans_dask.kmeans import kernels
+from hkmeans_dask.kmeans.axes import (
     ALL_DIMENSIONS,
     AXES_ROWS,
     pays,
     principal_axes,
     train_along,
 )
-from hkmeans_dask.execution import one_blas_thread, task
-from hkmeans_dask.minibatch import Schedule, most_batches
-from hkmeans_dask.progress import batches
-from hkmeans_dask.records import Coarse
-from hkmeans_dask.rows import (
+from hkmeans_dask.kmeans.minibatch import Schedule, most_batches
+from hkmeans_dask.kmeans.sums import sum_by_label
+from hkmeans_dask.runtime.blas import one_blas_thread
+from hkmeans_dask.runtime.progress import batches
+from hkmeans_dask.runtime.tasks import task
+from hkmeans_dask.workspace.records import Coarse
+from hkmeans_dask.workspace.rows import (
     OFFSET_ROWS,
     coarse_rows,
     gather,
     row_bytes,
     split_weights,
 )
-from hkmeans_dask.sums import sum_by_label
 
 if TYPE_CHECKING:
-    from hkmeans_dask.execution import Runner
-    from hkmeans_dask.kernels import Array, Index
-    from hkmeans_dask.records import Parts
-    from hkmeans_dask.rows import Rows, StoredRows
-    from hkmeans_dask.workspace import Arrays, InMemory, OnDisk
+    from hkmeans_dask.kmeans.hierarchy import Arrays
+    from hkmeans_dask.kmeans.kernels import Array, Index
+    from hkmeans_dask.runtime.execution import Runner
+    from hkmeans_dask.workspace.files import InMemory, OnDisk
+    from hkmeans_dask.workspace.records import Parts
+    from hkmeans_dask.workspace.rows import Rows, StoredRows
 
 logger = logging.getLogger(__name__)
 

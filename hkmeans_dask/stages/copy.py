@@ -28,14 +28,15 @@ import dask.array as da
 import numpy as np
 from dask.utils import format_bytes
 
-from hkmeans_dask import inputs
-from hkmeans_dask.execution import Runner, map_blocks, names
-from hkmeans_dask.rows import RAW
+from hkmeans_dask.inputs import arrays
+from hkmeans_dask.runtime.tasks import map_blocks, names
+from hkmeans_dask.workspace.rows import RAW
 
 if TYPE_CHECKING:
-    from hkmeans_dask.inputs import Features
-    from hkmeans_dask.kernels import Array
-    from hkmeans_dask.workspace import OnDisk
+    from hkmeans_dask.inputs.arrays import Features
+    from hkmeans_dask.kmeans.kernels import Array
+    from hkmeans_dask.runtime.execution import Runner
+    from hkmeans_dask.workspace.files import OnDisk
 
 CHECKSUM_BYTES = 4
 
@@ -127,7 +128,7 @@ class Copy:
 
 def feature_cuts(blocks: da.Array) -> Array:
     """Where the blocks of the copy begin and end along features."""
-    most = max(1, inputs.BLOCK_BYTES // (blocks.shape[1] * blocks.itemsize))
+    most = max(1, arrays.BLOCK_BYTES // (blocks.shape[1] * blocks.itemsize))
     tops = np.cumsum((0, *blocks.chunks[0]))
     cuts = [_even_cuts(top, end, most) for top, end in pairwise(tops)]
     return np.concatenate([[0], *cuts])
@@ -195,7 +196,7 @@ def _warn(copy: Copy, n_bytes: int, workspace: OnDisk) -> None:
     n_features, n_samples = copy.shape
     warnings.warn(
         f"X ({n_features} features x {n_samples} samples) is chunked along samples, "
-        f"and blocks of whole features would exceed {inputs.JOINED_BYTES >> 20} MiB: "
+        f"and blocks of whole features would exceed {arrays.JOINED_BYTES >> 20} MiB: "
         f"{format_bytes(n_bytes)} of it are copied to {workspace.folder} first. To "
         f"spare that, store X in chunks of about {copy.chunks[0][0]} whole features.",
         stacklevel=7,

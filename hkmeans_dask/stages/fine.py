@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hkmeans_dask.axes import train_along
-from hkmeans_dask.execution import names, one_blas_thread, task
-from hkmeans_dask.hierarchy import Hierarchy, label_coarse
-from hkmeans_dask.rows import gather_partition
+from hkmeans_dask.kmeans.axes import train_along
+from hkmeans_dask.kmeans.hierarchy import Hierarchy, label_coarse
+from hkmeans_dask.runtime.blas import one_blas_thread
+from hkmeans_dask.runtime.tasks import names, task
+from hkmeans_dask.workspace.rows import gather_partition
 
 if TYPE_CHECKING:
-    from hkmeans_dask.execution import Runner
-    from hkmeans_dask.kernels import Array
-    from hkmeans_dask.minibatch import Schedule
-    from hkmeans_dask.records import Coarse, Partitions
-    from hkmeans_dask.rows import Rows, StoredRows
-    from hkmeans_dask.workspace import Arrays, InMemory, OnDisk
+    from hkmeans_dask.kmeans.hierarchy import Arrays
+    from hkmeans_dask.kmeans.kernels import Array
+    from hkmeans_dask.kmeans.minibatch import Schedule
+    from hkmeans_dask.runtime.execution import Runner
+    from hkmeans_dask.workspace.files import InMemory, OnDisk
+    from hkmeans_dask.workspace.records import Coarse, Partitions
+    from hkmeans_dask.workspace.rows import Rows, StoredRows
 
 
 SPREAD_LEFT = 0.5

@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import dask.array as da
 import numpy as np
 
-from hkmeans_dask import kernels, ranks
-from hkmeans_dask.execution import Runner, map_blocks, names, task
-from hkmeans_dask.hierarchy import Hierarchy
-from hkmeans_dask.stored_labels import StoredLabels
-from hkmeans_dask.workspace import Record
+from hkmeans_dask.kmeans import kernels, ranks
+from hkmeans_dask.kmeans.hierarchy import Hierarchy
+from hkmeans_dask.runtime.tasks import map_blocks, names, task
+from hkmeans_dask.workspace.files import Record
+from hkmeans_dask.workspace.labels import StoredLabels
 
 if TYPE_CHECKING:
-    from hkmeans_dask.inputs import Features
-    from hkmeans_dask.kernels import Array, Index
-    from hkmeans_dask.workspace import Arrays, InMemory, OnDisk
+    from hkmeans_dask.inputs.arrays import Features
+    from hkmeans_dask.kmeans.hierarchy import Arrays
+    from hkmeans_dask.kmeans.kernels import Array, Index
+    from hkmeans_dask.runtime.execution import Runner
+    from hkmeans_dask.workspace.files import InMemory, OnDisk
 
 logger = logging.getLogger(__name__)
 

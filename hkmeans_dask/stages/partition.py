@@ -14,12 +14,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hkmeans_dask import kernels
-from hkmeans_dask.allocation import allocate_distinct, gain_weights, integer_weights
-from hkmeans_dask.execution import Runner, names, one_blas_thread, task
-from hkmeans_dask.hierarchy import label_coarse
-from hkmeans_dask.records import Partitions
-from hkmeans_dask.rows import (
+from hkmeans_dask.kmeans import groups, kernels
+from hkmeans_dask.kmeans.allocation import (
+    allocate_distinct,
+    gain_weights,
+    integer_weights,
+)
+from hkmeans_dask.kmeans.hierarchy import label_coarse
+from hkmeans_dask.runtime.blas import one_blas_thread
+from hkmeans_dask.runtime.tasks import names, task
+from hkmeans_dask.workspace.records import Partitions
+from hkmeans_dask.workspace.rows import (
     PARTITION_BYTES,
     Rows,
     StoredRows,
@@ -33,9 +38,11 @@ if TYPE_CHECKING:
 
     from dask.delayed import Delayed
 
-    from hkmeans_dask.kernels import Array, Index
-    from hkmeans_dask.records import Coarse, Parts
-    from hkmeans_dask.workspace import Arrays, InMemory, OnDisk
+    from hkmeans_dask.kmeans.hierarchy import Arrays
+    from hkmeans_dask.kmeans.kernels import Array, Index
+    from hkmeans_dask.runtime.execution import Runner
+    from hkmeans_dask.workspace.files import InMemory, OnDisk
+    from hkmeans_dask.workspace.records import Coarse, Parts
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +175,7 @@ def _sorted(part: Rows | StoredRows, coarse: Coarse) -> Rows:
     order, keys = order[by_rank], keys[by_rank]
     del by_rank
     labels = label_coarse(points, coarse.centers, coarse.offset, rows=order)
-    by_group, starts = kernels.group_by_label(labels, len(coarse.centers))
+    by_group, starts = groups.group_by_label(labels, len(coarse.centers))
     return Rows(array, order[by_group], keys[by_group], starts, total)
 
 
@@ -240,13 +247,13 @@ def _count_distinct(
     if all_trained and enough < len(split):
         several = split[:enough]
         some, _ = gather_partition(several, big, origin, 2 * most, weighted=weighted)
-        if kernels.count_distinct(some) >= most:
+        if groups.count_distinct(some) >= most:
             return most
     first, _ = gather_partition(split, big, origin, 2 * most, weighted=weighted)
-    distinct = kernels.count_distinct(first)
+    distinct = groups.count_distinct(first)
     if distinct < most and n_rows[-1] > len(first):
         all_rows, _ = gather_partition(split, big, origin, weighted=weighted)
-        distinct = kernels.count_distinct(all_rows)
+        distinct = groups.count_distinct(all_rows)
     return min(distinct, most)
 
 

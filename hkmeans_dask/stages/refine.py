@@ -21,20 +21,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from hkmeans_dask import kernels
-from hkmeans_dask.execution import Runner, map_blocks, names, one_blas_thread, task
-from hkmeans_dask.hierarchy import Hierarchy
-from hkmeans_dask.memory import FAN_IN
-from hkmeans_dask.sums import centers_of, sum_by_label
+from hkmeans_dask.kmeans import kernels
+from hkmeans_dask.kmeans.hierarchy import Hierarchy
+from hkmeans_dask.kmeans.sums import FAN_IN, centers_of, sum_by_label
+from hkmeans_dask.runtime.blas import one_blas_thread
+from hkmeans_dask.runtime.tasks import map_blocks, names, task
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
 
-    from hkmeans_dask.inputs import Features
-    from hkmeans_dask.kernels import Array, Index
-    from hkmeans_dask.records import Coarse, Parts
-    from hkmeans_dask.rows import Rows, StoredRows
-    from hkmeans_dask.workspace import Arrays, InMemory, OnDisk
+    from hkmeans_dask.inputs.arrays import Features
+    from hkmeans_dask.kmeans.hierarchy import Arrays
+    from hkmeans_dask.kmeans.kernels import Array, Index
+    from hkmeans_dask.runtime.execution import Runner
+    from hkmeans_dask.workspace.files import InMemory, OnDisk
+    from hkmeans_dask.workspace.records import Coarse, Parts
+    from hkmeans_dask.workspace.rows import Rows, StoredRows
 
 logger = logging.getLogger(__name__)
 

@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from dask.delayed import delayed
 
-from hkmeans_dask import kernels, ranks
-from hkmeans_dask.execution import Runner, map_blocks, names, task
-from hkmeans_dask.rows import Rows, join_weights, points_of
+from hkmeans_dask.kmeans import finite, kernels, ranks
+from hkmeans_dask.runtime.tasks import map_blocks, names, task
+from hkmeans_dask.workspace.rows import Rows, join_weights, points_of
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
 
-    from hkmeans_dask.inputs import Features
-    from hkmeans_dask.kernels import Array, Bad, Index
-    from hkmeans_dask.records import Parts
-    from hkmeans_dask.rows import StoredRows
-    from hkmeans_dask.workspace import InMemory, OnDisk
+    from hkmeans_dask.inputs.arrays import Features
+    from hkmeans_dask.kmeans.finite import Bad
+    from hkmeans_dask.kmeans.kernels import Array, Index
+    from hkmeans_dask.runtime.execution import Runner
+    from hkmeans_dask.workspace.files import InMemory, OnDisk
+    from hkmeans_dask.workspace.records import Parts
+    from hkmeans_dask.workspace.rows import StoredRows
 
 
 class Kept(NamedTuple):
@@ -131,7 +133,7 @@ def _keep(
     weights: Array | None,
 ) -> Kept:
     """Cast and check a block; return its kept rows, if they need a copy at all."""
-    bad = kernels.first_bad(block, start)
+    bad = finite.first_bad(block, start)
     if bad or not copy:
         return Kept(None, np.empty(0, np.int64), bad)
     weights = None if weights is None else weights[:, 0]
@@ -185,9 +187,9 @@ def _within(block: Kept, start: int, stop: int, values: Array | None) -> Array:
 
 
 def _what_is_wrong(parts: list[Any]) -> str | None:
-    bad = next((part for part in parts if isinstance(part, kernels.Bad)), None)
+    bad = next((part for part in parts if isinstance(part, finite.Bad)), None)
     if bad is not None:
-        return kernels.not_finite(bad)
+        return finite.not_finite(bad)
     if not any(part.starts[-1] for part in parts):
         return (
             "All features of X that were kept for training are zeros, and have no "

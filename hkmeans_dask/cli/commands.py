@@ -1,0 +1,386 @@
+"""Zarr-to-Zarr commands.
+
+Every command checks what it can before it starts workers or reads data, and writes
+outputs that appear only when they are complete. Whatever is wrong with the input gets
+one line on stderr and exit code 2. dask, scikit-learn and zarr take seconds to import,
+so commands import what they need; ``--help`` waits for none of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hkmeans_dask import __version__
+from hkmeans_dask.cli.cluster import Cluster, threads
+from hkmeans_dask.cli.options import (
+    every_parameter,
+    image_shape,
+    job,
+    overwriting,
+    reading,
+    showing,
+)
+from hkmeans_dask.cli.signals import Terminated, terminable
+from hkmeans_dask.runtime.progress import phase, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    import dask.array as da
+
+    from hkmeans_dask.estimator import HierarchicalKMeans
+
+PROGRAM = "hkmeans-dask"
+BAD_INPUT = 2
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    args : sequence of str, optional
+        Those of the process if not given.
+
+    Returns
+    -------
+    code : int
+        0 when the command did its work, 2 for bad input, 130 when interrupted, 143
+        when terminated (a batch system's end of the walltime).
+    """
+    # asyncio would log what a client of a cluster was waiting for at Ctrl-C.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    with warnings.catch_warnings(), terminable():
+        warnings.showwarning = _show_warning
+        try:
+            commands(args, prog_name=PROGRAM, standalone_mode=False)
+        except click.ClickException as error:
+            _say("error", error.format_message())
+            return BAD_INPUT
+        except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
+            _say("error", str(error) or type(error).__name__)
+            return BAD_INPUT
+        except click.Abort:
+            _say("interrupted", "what was not complete is removed.")
+            return INTERRUPTED
+        except Terminated:
+            _say("terminated", "what was not complete is removed.")
+            return TERMINATED
+    return 0
+
+
+def _say(kind: str, text: str) -> None:
+    """Write one line to stderr."""
+    write(f"{PROGRAM}: {kind}: {' '.join(text.split())}")
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], *_: object, **__: object
+) -> None:
+    """Write a warning in one line, but none that is for programmers."""
+    if not issubclass(category, (DeprecationWarning, PendingDeprecationWarning)):
+        _say("warning", str(message))
+
+
+def _print_table(rows: Iterable[tuple[str, object]]) -> None:
+    for name, value in rows:
+        click.echo(f"{name:<26}{value}")
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name=PROGRAM)
+@click.pass_context
+def commands(context: click.Context) -> None:
+    """Hierarchical k-means of the features of Zarr arrays larger than memory.
+
+    INPUT, MODEL, OUTPUT and REDUCED are local paths or fsspec URLs of Zarr stores.
+    Outputs appear when they are complete.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@commands.command()
+@every_parameter
+@click.option(
+    "--feature-weight",
+    metavar="PATH",
+    help="A Zarr array of one weight per feature: 2 counts it twice, 0 leaves it out "
+    "of training.",
+)
+@job(source="INPUT", model_path="MODEL")
+def fit(
+    source: str,
+    model_path: str,
+    init: str,
+    feature_weight: str | None,
+    component: str | None,
+    overwrite: bool,
+    cluster: Cluster,
+    **parameters: Any,
+) -> None:
+    """Cluster features and save the model."""
+    from hkmeans_dask.estimator import HierarchicalKMeans
+    from hkmeans_dask.inputs import checks
+    from hkmeans_dask.storage import opening
+
+    cluster.check([source, model_path])
+    needed = [source, *([feature_weight] if feature_weight else [])]
+    _check_output(model_path, overwrite, needed)
+    X = opening.open_array(source, component)
+    parameters["feature_axis"] = opening.find_axis(X, parameters["feature_axis"])
+    model = HierarchicalKMeans(init=_init(init), **parameters)
+    checks.check_parameters(model.get_params(deep=False))
+    weights = opening.open_array(feature_weight) if feature_weight else None
+    with cluster.running():
+        model.fit(X, feature_weight=weights)
+    model.to_zarr(model_path, overwrite=overwrite)
+    _print_table(_fitted(model, model_path))
+
+
+@commands.command()
+@every_parameter
+@reading(source="INPUT")
+def plan(
+    source: str, init: str, component: str | None, cluster: Cluster, **parameters: Any
+) -> None:
+    """Tell what a fit will read, write, hold and run."""
+    from hkmeans_dask.estimator import HierarchicalKMeans
+    from hkmeans_dask.storage import opening
+
+    cluster.check([source])
+    X = opening.open_array(source, component)
+    parameters["feature_axis"] = opening.find_axis(X, parameters["feature_axis"])
+    model = HierarchicalKMeans(init=_init(init), **parameters)
+    with cluster.running():
+        _print_table(model.plan(X).rows())
+
+
+def _init(init: str) -> Any:
+    """Take the name of a method, or else read centers."""
+    from hkmeans_dask.inputs import checks
+    from hkmeans_dask.storage import opening, source
+
+    if init in checks.INITS:
+        return init
+    try:
+        return source.read(opening.open_array(init))
+    except FileNotFoundError as error:
+        methods = " or ".join(map(repr, checks.INITS))
+        raise ValueError(
+            f"init should be {methods} or the path of a Zarr array of centers. "
+            f"{init!r} was given."
+        ) from error
+
+
+def _fitted(model: HierarchicalKMeans, model_path: str) -> Iterator[tuple[str, object]]:
+    yield "model", model_path
+    yield "clusters", model.n_clusters_
+    yield "features per cluster", _spread(model.sizes_)
+    yield "inertia", f"{model.inertia_:.6g}"
+    yield "passes over the data", model.n_passes_
+    for name, seconds in model._seconds.items():
+        yield f"seconds, {name}", f"{seconds:.2f}"
+
+
+def _spread(sizes: Any) -> str:
+    import numpy as np
+
+    return f"{min(sizes)} to {max(sizes)}, median {np.median(sizes):g}"
+
+
+_level = click.option(
+    "--level",
+    type=click.Choice(["fine", "coarse"]),
+    default="fine",
+    show_default=True,
+    help="Small clusters, or the big ones above them.",
+)
+
+
+@commands.command()
+@_level
+@job(source="INPUT", model_path="MODEL", output="OUTPUT")
+def transform(level: str, **options: Any) -> None:
+    """Average the features of each cluster."""
+    _write("transform", lambda model, X: model.transform(X, level=level), **options)
+
+
+@commands.command()
+@job(source="REDUCED", model_path="MODEL", output="OUTPUT")
+def inverse_transform(**options: Any) -> None:
+    """Give each feature the values of its cluster."""
+    name = "inverse-transform"
+    _write(name, lambda model, X: model.inverse_transform(X), **options, clusters=True)
+
+
+@commands.command()
+@_level
+@job(source="INPUT", model_path="MODEL", output="OUTPUT")
+def predict(level: str, **options: Any) -> None:
+    """Label new features over the same samples."""
+    _write("predict", functools.partial(_predicted, level=level), **options)
+
+
+def _predicted(model: HierarchicalKMeans, X: Any, level: str) -> da.Array:
+    """Label the features of X, which are in its columns if those of the fit were."""
+    from hkmeans_dask.inputs.arrays import read_whole_features
+
+    features = read_whole_features(X, model._axis)
+    by_rows = model.set_params(feature_axis=0)
+    labels: da.Array = by_rows.predict(features.blocks, level=level)
+    return labels
+
+
+def _write(
+    name: str,
+    lazily: Callable[[HierarchicalKMeans, Any], da.Array],
+    source: str,
+    model_path: str,
+    output: str,
+    component: str | None,
+    overwrite: bool,
+    cluster: Cluster,
+    clusters: bool = False,
+) -> None:
+    """Write what a method of the model makes of an array, block by block."""
+    from hkmeans_dask.estimator import HierarchicalKMeans
+    from hkmeans_dask.runtime.execution import Runner
+    from hkmeans_dask.storage import opening, outputs
+
+    start = time.perf_counter()
+    cluster.check([source, model_path, output])
+    _check_output(output, overwrite, [source, model_path])
+    X = opening.open_array(source, component)
+    model = HierarchicalKMeans.from_zarr(model_path)
+    if isinstance(model.feature_axis, str):
+        axis = "cluster" if clusters else model.feature_axis
+        model.set_params(feature_axis=opening.find_axis(X, axis))
+    result = lazily(model, X)
+    # The workers end before the output is removed after an error: a task that still
+    # wrote would bring a part of it back.
+    with outputs.writing(output, overwrite=overwrite) as place, cluster.running():
+        runner = Runner.find(result, in_memory=False)
+        with phase(name, {}):
+            outputs.fill(place, result, runner.write)
+    click.echo(
+        f"{output}: {result.shape} {result.dtype}, {time.perf_counter() - start:.1f} s"
+    )
+
+
+def _real(place: str) -> str:
+    """Resolve links and dots: two paths may name one folder."""
+    return place.rstrip("/") if "://" in place else os.path.realpath(place)
+
+
+def _check_output(output: str, overwrite: bool, needed: Sequence[str]) -> None:
+    """Refuse an output that is there, cannot be, or would replace what is read."""
+    from hkmeans_dask.storage import opening, outputs
+
+    outputs.check_free(output, overwrite=overwrite)
+    place = _real(opening.location(output))
+    for url in needed:
+        if f"{_real(opening.location(url))}/".startswith(f"{place}/"):
+            raise ValueError(
+                f"{output} would replace {url}, which the command reads. Choose "
+                "another output."
+            )
+    folder = next(part for part in Path(place).parents if part.exists())
+    if "://" not in place and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise ValueError(
+            f"{output} cannot be written: {folder} is not a folder that may be "
+            "written to. Choose another output."
+        )
+
+
+@commands.command()
+@click.argument("model_path", metavar="MODEL")
+def info(model_path: str) -> None:
+    """Describe a model."""
+    from hkmeans_dask.storage import opening, source
+
+    group = opening.open_group(model_path)
+    _print_table(_described(dict(group.attrs), source.read(group["sizes"])))
+
+
+def _described(record: dict[str, Any], sizes: Any) -> Iterator[tuple[str, object]]:
+    given, fitted = record["input"], record["fitted"]
+    yield "input", f"{' x '.join(map(str, given['shape']))} {given['dtype']}"
+    yield "clusters", fitted["n_clusters"]
+    yield "features per cluster", _spread(sizes)
+    yield "inertia", f"{fitted['inertia']:.6g}"
+    yield "passes over the data", fitted["n_passes"]
+    yield "seed", record["seed"]
+    yield "hkmeans_dask version", record["hkmeans_dask"]
+    for name, value in record["parameters"].items():
+        array = name == "init" and value is None
+        yield name, "array of centers" if array else str(value).lower()
+
+
+@commands.command()
+@click.argument("model_path", metavar="MODEL")
+@click.option(
+    "-o",
+    "--output",
+    metavar="PATH",
+    default="report.html",
+    show_default=True,
+    help="The page.",
+)
+@click.option(
+    "--shape",
+    metavar="H,W[,3]",
+    callback=image_shape,
+    help="Draw centers as images of this shape, e.g. 8,8,3.",
+)
+@overwriting
+def report(
+    model_path: str, output: str, shape: tuple[int, ...] | None, overwrite: bool
+) -> None:
+    """Write a report of a model: one HTML page."""
+    from hkmeans_dask.estimator import HierarchicalKMeans
+
+    _check_output(output, overwrite, [model_path])
+    model = HierarchicalKMeans.from_zarr(model_path)
+    model.report(output, shape=shape, overwrite=overwrite)
+    click.echo(output)
+
+
+@commands.command()
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="hkmeans-demo",
+    show_default=True,
+    help="Folder of the results.",
+)
+@click.option(
+    "-k", "--n-clusters", type=int, default=1000, show_default=True, help="Clusters."
+)
+@overwriting
+@showing
+def demo(output: Path, n_clusters: int, overwrite: bool) -> None:
+    """Do the whole job on two photographs."""
+    from hkmeans_dask.cli import demo
+
+    with threads():
+        _print_table(demo.run(output, n_clusters, overwrite=overwrite))
+    click.echo(f"\n{demo.next_steps(output)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

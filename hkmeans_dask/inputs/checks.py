@@ -1,0 +1,157 @@
+"""Parameters that no X could make right are refused here, before X is looked at."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.utils.validation import check_array
+
+from hkmeans_dask.kmeans.kernels import to_unit
+
+if TYPE_CHECKING:
+    from hkmeans_dask.kmeans.kernels import Array
+
+INITS = ("k-means++", "random")
+METRICS = ("euclidean", "cosine")
+LEVELS = ("fine", "coarse")
+ALLOCATIONS = ("size", "inertia")
+
+
+def arithmetic_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return float32 for float32 and what it holds exactly, else float64."""
+    if dtype.kind == "c":
+        raise ValueError(f"Complex data not supported: X has dtype {dtype}.")
+    if dtype.kind not in "biuf":
+        raise ValueError(f"X has dtype {dtype}, which is no number type. Convert it.")
+    wide = np.result_type(dtype, np.float32)
+    return np.dtype(np.float32 if wide == np.float32 else np.float64)
+
+
+def at_most_features(n_clusters: int, n_features: int, *, weighted: bool) -> int:
+    """Cut `n_clusters` to the number of features (with a weight), with a warning."""
+    if n_clusters > n_features:
+        which = " of a weight above 0" if weighted else ""
+        warnings.warn(
+            f"n_clusters should be at most the number of features{which}. Taking "
+            f"n_clusters = {n_features} instead.",
+            stacklevel=5,
+        )
+    return min(int(n_clusters), n_features)
+
+
+def check_size(shape: tuple[int, ...], feature_axis: int) -> None:
+    """Refuse fewer than two features or no sample, in scikit-learn's words."""
+    given = shape if feature_axis == 0 else shape[::-1]
+    for name, found, least in (("feature", shape[0], 2), ("sample", shape[1], 1)):
+        if found < least:
+            raise ValueError(
+                f"Found array with {found} {name}(s) (shape={given}) while a minimum "
+                f"of {least} is required by HierarchicalKMeans."
+            )
+
+
+def check_parameters(parameters: dict[str, Any]) -> None:
+    """Refuse parameter values that no X could make right."""
+    _check_count("n_clusters", parameters["n_clusters"])
+    for name in ("batch_size", "n_init"):
+        _check_count(name, parameters[name])
+    for name in ("max_no_improvement", "max_features_per_cluster"):
+        if parameters[name] is not None:
+            _check_count(name, parameters[name], ", or None")
+    refine = parameters["refine"]
+    if not _is_whole(refine) or refine < 0:
+        raise ValueError(
+            f"refine should be an integer of at least 0. {refine!r} was given."
+        )
+    seed = parameters["random_state"]
+    if isinstance(seed, (int, np.integer)) and not 0 <= seed < 2**32:
+        raise ValueError(
+            f"random_state should be an integer from 0 to 2**32 - 1. {seed} was given."
+        )
+    place = parameters["work_dir"]
+    if place is not None and "://" in str(os.fspath(place)):
+        raise ValueError(
+            "work_dir should be a folder of a file system that all workers see. "
+            f"{place!r} was given."
+        )
+    if isinstance(parameters["init"], str):
+        _check_option("init", parameters["init"], INITS, " or an array")
+    _check_option("allocation", parameters["allocation"], ALLOCATIONS)
+    _check_option("metric", parameters["metric"], METRICS)
+    if not isinstance(parameters["feature_axis"], str):
+        otherwise = " or the name of a dimension"
+        _check_option("feature_axis", parameters["feature_axis"], (0, 1), otherwise)
+
+
+def check_container(container: str, level: str, *, lazy: bool) -> None:
+    """Refuse what the container that `set_output` asks for cannot hold."""
+    if level == "coarse":
+        raise TypeError(
+            f"transform output {container!r} has the names of small clusters. Call "
+            "set_output(transform='default') for level='coarse'."
+        )
+    if lazy:
+        raise TypeError(
+            f"transform output {container!r} holds all values, but X is lazy. "
+            "Call set_output(transform='default') to get a dask array."
+        )
+
+
+def check_level(level: Any) -> None:
+    """Refuse a level that is not one of the two."""
+    _check_option("level", level, LEVELS)
+
+
+def _check_count(name: str, value: Any, otherwise: str = "") -> None:
+    if not _is_whole(value) or value <= 0:
+        raise ValueError(
+            f"{name} should be an integer greater than 0{otherwise}. "
+            f"{value} was provided."
+        )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _check_option(
+    name: str, value: Any, options: tuple[Any, ...], otherwise: str = ""
+) -> None:
+    if isinstance(value, bool) or value not in options:
+        allowed = " or ".join(map(repr, options))
+        raise ValueError(f"{name} should be {allowed}{otherwise}. {value!r} was given.")
+
+
+def check_init(init: Any, n_clusters: int, n_samples: int) -> Array | None:
+    """Take `init` as an array of centers, or as None when it names a method."""
+    if isinstance(init, str):
+        return None
+    try:
+        centers: Array = check_array(init, dtype="numeric", input_name="init")
+    except ValueError as error:
+        raise ValueError(
+            "init should be 'k-means++' or 'random' or an array of shape (n_clusters, "
+            f"n_samples): {error}"
+        ) from error
+    if centers.shape != (n_clusters, n_samples):
+        raise ValueError(
+            f"init has shape {centers.shape}, but should have shape (n_clusters, "
+            f"n_samples) = {(n_clusters, n_samples)}: one row per initial center."
+        )
+    return centers
+
+
+def check_directions(init: Array | None) -> Array | None:
+    """Scale given centers to unit length, as the cosine metric wants them."""
+    if init is None:
+        return None
+    centers, lengths = to_unit(np.asarray(init, arithmetic_dtype(init.dtype)))
+    if not lengths.all():
+        raise ValueError(
+            f"init has zeros only in row {int(lengths.argmin())}, which is no "
+            "direction. Give other centers, or take metric='euclidean'."
+        )
+    return centers

@@ -1,0 +1,211 @@
+"""Principal axes: the few directions in which points differ most, where k-means looks.
+
+The centers of k clusters span no more than k - 1 axes, and the principal ones come
+close to theirs. Where few axes hold more than their even part of the sum of squares
+(Kaiser's rule: those above the mean), points are trained along them alone, which takes
+a fraction of the arithmetic, and the centers are the means of the same points in all
+dimensions. What is left out is mostly noise: of image windows and of simulated fMRI
+(1000 clusters) the inertia was no higher than that of training in all dimensions.
+Their coordinates are homogeneous: a constant one lets the matrix product that compares
+points with centers add the norms of these, which would take a pass over all scores.
+
+One set of axes serves one level of the hierarchy: those of the points for the big
+clusters, and those of the points as seen from their big clusters for all small ones.
+No axes are taken where they would not pay, where the spectrum is flat, or where
+training has to end at a fixed point in all dimensions.
+
+References
+----------
+Ding and He, "K-means clustering via principal component analysis", ICML 2004.
+Cohen et al., "Dimensionality reduction for k-means clustering and low rank
+approximation", STOC 2015.
+Kaiser, "The application of electronic computers to factor analysis", 1960.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hkmeans_dask.kmeans import kernels
+from hkmeans_dask.kmeans.minibatch import descend, train
+from hkmeans_dask.kmeans.occupancy import settle
+from hkmeans_dask.kmeans.sums import centers_of, sum_by_label
+
+if TYPE_CHECKING:
+    from hkmeans_dask.kmeans.kernels import Array, Index
+    from hkmeans_dask.kmeans.minibatch import Schedule
+
+ALL_DIMENSIONS = np.empty((0, 0))
+"""No axes: points are trained in all dimensions."""
+
+AXES_ROWS = 8192
+"""Points whose principal axes are taken; there are none for fewer."""
+
+FEWEST = 32
+"""Coordinates along axes, with the constant one, at least: fewer save no time."""
+
+PAD = 8
+"""They are a multiple of this: others take BLAS more time than the next one."""
+
+MOST = 1 / 4
+"""They are about this fraction of the dimensions, at most."""
+
+FLAT = 1 / 3
+"""Fraction of the dimensions above the mean from which on a spectrum is flat."""
+
+MOST_DIMS = 1024
+"""Dimensions, at most: finding axes takes the third power of them."""
+
+PASSES = 4
+"""Passes over the training rows that finding axes may cost, at most."""
+
+DECOMPOSITION = 20
+"""Operations of an eigenvalue decomposition, over the third power of dimensions."""
+
+
+def may_help(n_trained: int, n_dims: int, n_clusters: int) -> bool:
+    """Whether finding axes takes less time than they may save.
+
+    Parameters
+    ----------
+    n_trained : int
+        Points that are trained on.
+    n_dims : int
+    n_clusters : int
+        Centers that each of them is compared with.
+    """
+    enough = n_trained >= AXES_ROWS and FEWEST <= MOST * n_dims
+    cost = n_dims * (AXES_ROWS + DECOMPOSITION * n_dims)
+    return bool(
+        enough and n_dims <= MOST_DIMS and cost <= PASSES * n_trained * n_clusters
+    )
+
+
+def pays(points: Array, n_clusters: int, n_trained: int, schedule: Schedule) -> bool:
+    """Whether axes of such points may be taken; see `principal_axes`."""
+    everywhere = schedule.unit or schedule.max_no_improvement is None
+    enough = len(points) >= AXES_ROWS
+    helps = may_help(n_trained, points.shape[1], n_clusters)
+    return bool(enough and helps and not everywhere)
+
+
+def principal_axes(
+    points: Array,
+    n_clusters: int,
+    n_trained: int,
+    schedule: Schedule,
+    weights: Array | None = None,
+) -> Array:
+    """Find the axes along which points like these are trained.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n_points, n_dims), float32 or float64
+        About their mean, or their centers; the first `AXES_ROWS` count.
+    n_clusters : int
+        Centers that a point is compared with: twice as many axes, at most.
+    n_trained : int
+        Points that will be trained on.
+    schedule : Schedule
+    weights : ndarray of shape (n_points,), optional
+        How often each point counts.
+
+    Returns
+    -------
+    axes : ndarray of shape (n_dims, n_axes), the dtype of `points`
+        Orthonormal, of decreasing variance; or `ALL_DIMENSIONS`.
+
+    Notes
+    -----
+    Memory: five (n_dims, n_dims) arrays of float64, and with weights a copy of the
+    points that count.
+    """
+    if not pays(points, n_clusters, n_trained, schedule):
+        return ALL_DIMENSIONS
+    some, n_dims = points[:AXES_ROWS], points.shape[1]
+    if weights is not None:
+        some = some * np.sqrt(weights[:AXES_ROWS, None])
+    scatter = np.dot(some.T, some).astype(np.float64)
+    if not np.isfinite(scatter).all():
+        return ALL_DIMENSIONS
+    variances, axes = np.linalg.eigh(scatter)
+    n_above = int(np.count_nonzero(variances > variances.mean()))
+    if not 0 < n_above <= FLAT * n_dims:
+        return ALL_DIMENSIONS
+    n_coordinates = max(FEWEST, _padded(1 + min(n_above, 2 * n_clusters)))
+    n_axes = min(n_coordinates, most_coordinates(n_dims)) - 1
+    return np.ascontiguousarray(axes[:, ::-1][:, :n_axes], points.dtype)
+
+
+def most_coordinates(n_dims: int) -> int:
+    """Coordinates of points of so many dimensions along axes, at most."""
+    return _padded(int(MOST * n_dims))
+
+
+def _padded(n_coordinates: int) -> int:
+    return -(-n_coordinates // PAD) * PAD
+
+
+def train_along(
+    axes: Array,
+    points: Array,
+    n_clusters: int,
+    schedule: Schedule,
+    rng: np.random.Generator,
+    **how: Any,
+) -> Array:
+    """Train along axes, or in all dimensions.
+
+    Parameters
+    ----------
+    axes : ndarray of shape (n_dims, n_axes), or `ALL_DIMENSIONS`
+    points : ndarray of shape (n_points, n_dims)
+    n_clusters, schedule, rng, **how
+        As `minibatch.train` takes them; no seeds where there are axes.
+
+    Returns
+    -------
+    centers : ndarray of shape (n_clusters, n_dims), the dtype of `points`
+        Means, in all dimensions, of the clusters found along the axes. As from
+        `train`, each is the nearest of some point, if there are enough.
+
+    Notes
+    -----
+    What `watch` is given is the inertia along the axes, less than that of all. Where
+    centers are left without points, as where these are equal along the axes, training
+    goes on in all dimensions. Memory: the points along the axes, until these have
+    labels.
+    """
+    if not axes.size:
+        return train(points, n_clusters, schedule, rng, **how)
+    labels = _labels_along(axes, points, n_clusters, schedule, rng, **how)
+    weights = how.get("weights")
+    counts = np.bincount(labels, weights, minlength=n_clusters)
+    rough = weights is None
+    sums = sum_by_label(points, labels, n_clusters, weights, rough=rough)
+    means, _ = centers_of(sums, counts, unit=False)
+    centers = means.astype(points.dtype)
+    if counts.all():
+        return settle(points, centers, labels)
+    return train(points, n_clusters, schedule, rng, **how | {"seeds": centers})
+
+
+def _labels_along(
+    axes: Array,
+    points: Array,
+    n_clusters: int,
+    schedule: Schedule,
+    rng: np.random.Generator,
+    **how: Any,
+) -> Index:
+    """Label each point with its cluster along the axes."""
+    assert how.get("seeds") is None, "seeds have all dimensions"
+    seen = kernels.project(points, axes)
+    along = schedule._replace(along=True)
+    state = descend(seen, n_clusters, along, rng, **how)
+    if state.counts.all():
+        return state.labels
+    centers = settle(seen, state.centers, state.labels)
+    return kernels.assign(seen, centers, homogeneous=True)

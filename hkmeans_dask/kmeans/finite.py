@@ -1,0 +1,43 @@
+"""Values that are not finite: where the first one is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from hkmeans_dask.kmeans.kernels import Array
+
+
+class Bad(NamedTuple):
+    """The first feature with a value that is not finite."""
+
+    feature: int
+    value: str
+
+
+def first_bad(points: Array, start: int = 0) -> Bad | None:
+    """Find the first row with NaN or an infinity; `start` is the index of row 0.
+
+    A sum is not finite when a summand is not: the rows are looked at one by one only
+    if the sum of all says so (a sum may also overflow).
+    """
+    if points.dtype.kind != "f":
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(points.sum()):
+            return None
+    bad = ~np.isfinite(points).all(axis=1)
+    if not bad.any():
+        return None
+    row = int(bad.argmax())
+    return Bad(start + row, "NaN" if np.isnan(points[row]).any() else "inf")
+
+
+def not_finite(bad: Bad, which: str = "the first") -> str:
+    """Say which value was refused, where, and what to do."""
+    return (
+        f"Input X contains {bad.value}: {which} is in feature {bad.feature}. "
+        "HierarchicalKMeans takes finite values only; drop or impute such features."
+    )

@@ -1,0 +1,321 @@
+"""Mini-batch k-means of one set of points: pure updates on growing batches.
+
+Both levels of the hierarchy train with this, the coarse one on rows of all features,
+the fine one inside each big cluster. The points come in random (rank) order, so every
+prefix is a fair sample. Batches are nested: each holds the last one and as many new
+points, until a batch is all the points and stays so::
+
+    seed on two batches -> update(first batch) -> update(2 x) -> ... -> update(all) ...
+
+`update` is a pure function ``(state, batch) -> state``, so a task that runs the chain
+may be retried or run twice. An update moves centers to the means of their points, as
+in nested mini-batch k-means; forgetting the older batches costs nothing because the
+newer one contains them.
+
+A full pass moves each center further than to its mean, by ``FURTHER`` of the way it
+came: over-relaxation (Salakhutdinov and Roweis). Where that does not lower the inertia
+the next pass starts from the best means themselves, so the chain still ends at a fixed
+point of plain k-means. On image patches (1000 clusters, five seeds) it left the same
+inertia after a quarter fewer passes, on simulated fMRI after an eighth.
+
+The first batch is never below ``FIRST_BATCH``: on image patches (1000 clusters, seven
+seeds) growing from a quarter of a partition's 8000 points left 0.3% more inertia than
+full passes from the start, and saved no time.
+
+References
+----------
+Newling and Fleuret, "Nested mini-batch k-means", NeurIPS 2016.
+Salakhutdinov and Roweis, "Adaptive overrelaxed bound optimization methods", ICML 2003.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from hkmeans_dask.kmeans import kernels, seeding
+from hkmeans_dask.kmeans.occupancy import occupy, refill, settle
+from hkmeans_dask.kmeans.sums import centers_of, sum_by_label
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from hkmeans_dask.kmeans.kernels import Array, Index
+
+FIRST_BATCH = 2**15
+"""Points in the first batch, at least."""
+
+MAX_PASSES = 100
+"""Full passes over the points, at most (scikit-learn's ``max_iter``)."""
+
+TOLERANCE = 1.5e-2
+"""A pass that lowers the inertia by less than this fraction did not improve it."""
+
+FURTHER = 0.8
+"""How much further than to the means a full pass moves the centers."""
+
+FEW_MOVED = 8
+"""Sums are mended where less than one in so many points has moved."""
+
+
+class Schedule(NamedTuple):
+    """How to train; the estimator's parameters of the same names."""
+
+    init: str
+    batch_size: int
+    n_init: int
+    max_no_improvement: int | None
+    unit: bool = False
+    """Whether points and centers have unit length (spherical k-means)."""
+    weighted: bool = False
+    """Whether points have weights: how often each counts."""
+    along: bool = False
+    """Whether points are coordinates along axes, from `kernels.project`: labels count,
+    not what their sums are rounded to."""
+
+
+class State(NamedTuple):
+    """What an update hands to the next one."""
+
+    centers: Array
+    """(n_clusters, n_dims), the dtype of the points."""
+
+    counts: Array
+    """(n_clusters,), the points of the last batch in each cluster, or their weights."""
+
+    explained: float
+    """Sum of squared norms of the last batch minus its inertia about the centers."""
+
+    labels: Index
+    """(n_points,), of the last batch, by the centers before the last update."""
+
+    sums: Array
+    """(n_clusters, n_dims), float64, of the points of the last batch by label."""
+
+    @classmethod
+    def start(cls, centers: Array) -> State:
+        """Begin with initial centers, before any batch."""
+        counts, labels = np.zeros(len(centers), np.int64), np.empty(0, np.int64)
+        return cls(centers, counts, 0.0, labels, np.zeros(centers.shape))
+
+
+def train(
+    points: Array,
+    n_clusters: int,
+    schedule: Schedule,
+    rng: np.random.Generator,
+    seeds: Array | None = None,
+    **how: Any,
+) -> Array:
+    """Cluster `points` into exactly `n_clusters` clusters, none of them empty.
+
+    Returns
+    -------
+    centers : ndarray of shape (n_clusters, n_dims), the dtype of `points`
+
+    See Also
+    --------
+    descend : takes the same parameters.
+    """
+    state = descend(points, n_clusters, schedule, rng, seeds, **how)
+    return settle(points, state.centers, state.labels)
+
+
+def descend(
+    points: Array,
+    n_clusters: int,
+    schedule: Schedule,
+    rng: np.random.Generator,
+    seeds: Array | None = None,
+    spread: float = 0.0,
+    weights: Array | None = None,
+    watch: Callable[[float], None] | None = None,
+) -> State:
+    """Seed, and update until that lowers the inertia no more.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n_points, n_dims), float32 or float64
+        In random order, with at least `n_clusters` distinct rows (with fewer, some
+        centers are equal and the later ones get no point).
+    n_clusters : int
+    schedule : Schedule
+    rng : numpy.random.Generator
+    seeds : ndarray of shape (n_seeds, n_dims), optional
+        Initial centers; those missing are put on the points farthest from the others,
+        those beyond `n_clusters` are left out.
+    spread : float, default=0
+        What counts as an improvement is measured against this mean squared distance
+        of a point, if it is not 0, instead of against that of these points.
+    weights : ndarray of shape (n_points,), the dtype of `points`, optional
+        All positive: how often each point counts.
+    watch : callable, optional
+        Given the mean inertia of each batch (its new means explain the rest).
+
+    Returns
+    -------
+    state : State
+        Of lowest inertia on all points. Its centers are the means of its labels, or
+        points where there are none.
+    """
+    if seeds is None:
+        centers = _seed(points, n_clusters, schedule, rng, weights)
+    else:
+        centers = np.resize(seeds[:n_clusters], (n_clusters, points.shape[1]))
+        centers = occupy(points, centers)
+    state = State.start(centers)
+    for size in _growing_sizes(schedule.batch_size, len(points)):
+        first = _first(weights, size)
+        state = update(state, points[:size], schedule.unit, first, schedule.along)
+        if watch:
+            told = _energy(points[:size], first) - state.explained
+            watch(told / _total(points[:size], first))
+    yardstick = spread * _total(points, weights)
+    return _full_passes(state, points, schedule, yardstick, weights, watch)
+
+
+def _first(weights: Array | None, size: int) -> Array | None:
+    return None if weights is None else weights[:size]
+
+
+def _total(points: Array, weights: Array | None) -> float:
+    """Count the points, each as often as its weight says."""
+    return len(points) if weights is None else float(weights.sum(dtype=np.float64))
+
+
+def _seed(
+    points: Array,
+    n_clusters: int,
+    schedule: Schedule,
+    rng: np.random.Generator,
+    weights: Array | None,
+) -> Array:
+    """Seed on a prefix of two batches, or of two points per cluster if more."""
+    size = 2 * max(schedule.batch_size, n_clusters)
+    seed = (
+        seeding.seed_random
+        if schedule.init == "random"
+        else seeding.seed_kmeans_plusplus
+    )
+    n_init, prefix = schedule.n_init, points[:size]
+    return seed(prefix, n_clusters, n_init, rng, _first(weights, size))
+
+
+def _growing_sizes(batch_size: int, n_points: int) -> Iterator[int]:
+    """Sizes of the batches before the first that holds all points."""
+    size = max(batch_size, FIRST_BATCH)
+    while size < n_points:
+        yield size
+        size *= 2
+
+
+def most_batches(schedule: Schedule, n_points: int) -> int:
+    """Tell how many batches `train` takes, at most."""
+    return len(list(_growing_sizes(schedule.batch_size, n_points))) + MAX_PASSES
+
+
+def _energy(points: Array, weights: Array | None) -> float:
+    """Sum of squared norms, times weights."""
+    return kernels.weighted_sum(np.einsum("ij,ij->i", points, points), weights)
+
+
+def update(
+    state: State,
+    batch: Array,
+    unit: bool = False,
+    weights: Array | None = None,
+    along: bool = False,
+) -> State:
+    """Move each center to the mean of the points of `batch` nearest to it.
+
+    A center without points stays. What the new means explain follows from the sums,
+    without a second look at the points.
+
+    Parameters
+    ----------
+    state : State
+    batch : ndarray of shape (n_points, n_dims), the dtype of the centers
+    unit : bool, default=False
+        Whether means are scaled to unit length.
+    weights : ndarray of shape (n_points,), optional
+        How often each point counts.
+    along : bool, default=False
+        See `Schedule`.
+
+    Returns
+    -------
+    state : State
+        A new one; nothing is changed in place.
+    """
+    n_clusters = len(state.centers)
+    labels = kernels.assign(batch, state.centers, homogeneous=along)
+    sums = _sums(state, batch, labels, weights, along)
+    counts = np.bincount(labels, weights, minlength=n_clusters)
+    means, mass = centers_of(sums, counts, unit)
+    centers = state.centers.copy()
+    np.copyto(centers, means, "same_kind", where=mass[:, None] > 0)
+    explained = float(np.einsum("ij,ij->i", means, means) @ mass)
+    if unit:
+        explained += float(mass.sum()) - _total(batch, weights)
+    return State(centers, counts, explained, labels, sums)
+
+
+def _sums(
+    state: State, batch: Array, labels: Index, weights: Array | None, along: bool
+) -> Array:
+    """Sum the batch by label; of the same batch again, only what has changed."""
+    n_clusters = len(state.centers)
+    rough = along and weights is None  # float32 would not hold a tiny weight
+    if len(labels) == len(state.labels):
+        moved = np.flatnonzero(labels != state.labels)
+        if len(moved) * FEW_MOVED < len(labels):
+            theirs = None if weights is None else weights[moved]
+            what = (batch[moved], labels[moved], n_clusters, theirs)
+            before = state.labels[moved]
+            return state.sums + sum_by_label(*what, before, rough)
+    what = (batch, labels, n_clusters, weights)
+    return sum_by_label(*what, rough=rough)
+
+
+def _full_passes(
+    state: State,
+    points: Array,
+    schedule: Schedule,
+    yardstick: float,
+    weights: Array | None,
+    watch: Callable[[float], None] | None,
+) -> State:
+    """Update on all points until `max_no_improvement` batches' worth was idle.
+
+    A pass over all points counts as so many batches as it holds. The inertia of a full
+    pass needs no smoothing: the moving average that mini-batches need has weight one.
+    The state of lowest inertia is given back; its centers are means of its labels, but
+    for those that had no points, which were moved to one.
+    """
+    batches = max(1, len(points) // schedule.batch_size)
+    energy = _energy(points, weights)
+    best, lowest, idle, further = state, np.inf, 0, FURTHER
+    for n_before in range(MAX_PASSES):
+        before = state.centers
+        state = update(state, points, schedule.unit, weights, schedule.along)
+        if not state.counts.all():
+            state = state._replace(centers=refill(points, state.centers, state.labels))
+        inertia = energy - state.explained
+        if watch:
+            watch(inertia / _total(points, weights))
+        improved = lowest - inertia > TOLERANCE * (yardstick or inertia)
+        idle = 0 if improved else idle + batches
+        settled = n_before > 0 and inertia >= lowest
+        if not settled:
+            best, lowest = state, inertia
+        patience = schedule.max_no_improvement
+        if (settled and not further) or (patience is not None and idle >= patience):
+            break
+        further = 0.0 if settled else FURTHER
+        step = best.centers.dtype.type(further) * (best.centers - before)
+        step[best.counts == 0] = 0  # a center that was moved to a point stays there
+        centers = best.centers + step
+        centers = kernels.to_unit(centers)[0] if schedule.unit else centers
+        state = best._replace(centers=centers)
+    return best

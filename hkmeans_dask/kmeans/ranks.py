@@ -1,0 +1,129 @@
+"""Which features are kept for training, and in which order. Knows no dask.
+
+Every feature has a fixed random key that hangs on the seed and its global index alone,
+so the training rows are the same for any chunking and any order of arrival. The
+features with the lowest keys are kept; sorted by key (in *rank order*) any number of
+the first ones is a fair sample.
+
+Training rows are held in *parts*, each the kept features of one range of the feature
+axis. Where the cuts are hangs on the shape alone, not on chunks or memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from hkmeans_dask.kmeans.kernels import Array, Index
+
+KEYS_AT_ONCE = 2**20
+"""Keys held while the limit is looked for: client memory does not grow with X."""
+
+ONE_PART_BYTES = 64 * 2**20
+"""Bytes of training rows that stay one part."""
+
+PART_BYTES = 32 * 2**20
+"""Bytes of a part where there are several, at least."""
+
+MAX_PARTS = 200
+"""Parts, at most: each is a file where they are on disk."""
+
+
+def keys(seed: int, start: int, stop: int) -> Array:
+    """Random keys of features ``start`` to ``stop - 1``, whatever the block.
+
+    Philox is a counter-based generator: it starts at any index at once, four keys a
+    step (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
+
+    Returns
+    -------
+    keys : ndarray of shape (stop - start,), uint64
+    """
+    generator = np.random.Philox(key=seed)
+    generator.advance(start // 4)
+    drawn: Array = generator.random_raw(stop - start + start % 4)
+    return drawn[start % 4 :]
+
+
+def key_limit(
+    seed: int, n_features: int, n_rows: int, weights: Array | None = None
+) -> int:
+    """Highest key of the `n_rows` features that are kept; none of weight 0 is."""
+    if n_rows >= n_features:
+        return int(np.iinfo(np.uint64).max)
+    lowest = np.empty(0, np.uint64)
+    step = max(KEYS_AT_ONCE, n_rows)
+    for start in range(0, n_features, step):
+        new = keys(seed, start, min(start + step, n_features))
+        if weights is not None:
+            new = new[weights[start : start + step] > 0]
+        lowest = np.concatenate([lowest, new])
+        if len(lowest) > n_rows:
+            lowest = np.partition(lowest, n_rows - 1)[:n_rows]
+    return int(lowest.max())
+
+
+def kept(
+    seed: int, limit: int, start: int, stop: int, weights: Array | None = None
+) -> tuple[Index, Array]:
+    """Features of a range that are kept, ascending, and their keys.
+
+    Those of weight 0 are not; `weights` are those of the range.
+    """
+    features, drawn = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
+    for first in range(start, stop, KEYS_AT_ONCE):
+        some = keys(seed, first, min(first + KEYS_AT_ONCE, stop))
+        low = some <= limit
+        if weights is not None:
+            low &= weights[first - start : first - start + len(some)] > 0
+        chosen = np.flatnonzero(low)
+        features.append(first + chosen)
+        drawn.append(some[chosen])
+    return np.concatenate(features), np.concatenate(drawn)
+
+
+def part_bounds(
+    n_features: int, n_bytes: int, weights: Array | None = None
+) -> list[tuple[int, int]]:
+    """Cut the feature axis into ranges, by the bytes of all training rows.
+
+    Each range has as many features, or as many that have a weight above 0.
+
+    Examples
+    --------
+    >>> part_bounds(1000, 100)
+    [(0, 1000)]
+    >>> part_bounds(900, 300 * 2**20)[:2]
+    [(0, 90), (90, 180)]
+    """
+    if weights is None:
+        n_parts = count_parts(n_features, n_bytes)
+        cuts = [n_features * part // n_parts for part in range(n_parts + 1)]
+    else:
+        trained = np.flatnonzero(weights)
+        n_parts = count_parts(len(trained), n_bytes)
+        firsts = [len(trained) * part // n_parts for part in range(1, n_parts)]
+        cuts = [0, *trained[firsts].tolist(), n_features]
+    return list(itertools.pairwise(cuts))
+
+
+def count_parts(n_features: int, n_bytes: int) -> int:
+    """Count the ranges of `part_bounds`, of features that may be kept."""
+    if n_bytes <= ONE_PART_BYTES:
+        return 1
+    return min(MAX_PARTS, n_features, -(-n_bytes // PART_BYTES))
+
+
+def checksum(rows: Array, row_keys: Array) -> int:
+    """Checksum of rows that adds up, modulo 2**64, over any parts of X.
+
+    Every row is multiplied by its key, every column by a fixed random odd number, so
+    that rows or columns that change places are noticed too.
+    """
+    words = rows.view(np.uint32)
+    weights = keys(0, 0, words.shape[1]) | np.uint64(1)
+    sums = np.einsum("ij,j->i", words, weights, dtype=np.uint64, casting="unsafe")
+    return int((sums * row_keys).sum(dtype=np.uint64))

@@ -1,0 +1,317 @@
+"""Projected memory of every kind of task. Pure arithmetic.
+
+A task holds, above what an idle process holds, at most what its stage's function here
+adds up from shapes: blocks, copies, tiles. All are upper bounds that hang on nothing
+that is known only after a read, so the largest partition is taken to be as large as a
+partition may be, and its share of the small clusters to be `UNEVEN`. Memory never
+changes a result: it refuses a fit before its first read, says how many tasks may run at
+once, or chooses between RAM and disk.
+
+====================  =================================================================
+copy                  a block of X as it is chunked along samples
+reading               the block, what is decoded of it, what is encoded
+sample                a block, its kept rows, those that wait for their part
+coarse                at most 160 MiB of rows, and what training adds
+partition             one part of the training rows and its order
+fine                  at most 128 MiB of rows, and what training adds
+refine                what label takes, and nine float64 sums of all clusters
+label                 a block, cast if it is not float32/64; labels; rows kept again
+====================  =================================================================
+
+Training rows that stay in memory come on top: one worker may hold them all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from hkmeans_dask.kmeans import axes
+from hkmeans_dask.kmeans.kernels import TILE_BYTES, tile_height
+from hkmeans_dask.kmeans.minibatch import FEW_MOVED
+from hkmeans_dask.kmeans.ranks import KEYS_AT_ONCE, count_parts
+from hkmeans_dask.kmeans.seeding import MOST_AMONG
+from hkmeans_dask.kmeans.sums import FAN_IN, SUM_DIMS, sum_height
+from hkmeans_dask.workspace.rows import PARTITION_BYTES, PIECE_BYTES, coarse_rows
+
+IDLE = 300 * 10**6
+"""Bytes of an idle worker that has imported what its tasks need (measured)."""
+
+USABLE = 0.7
+"""Share of a worker's limit above which dask begins to write results to disk."""
+
+UNEVEN = 8
+"""A big cluster's share of the small ones is taken to be up to so many even shares."""
+
+SPARE = 1.05
+"""What allocators add (measured)."""
+
+SHARED = 1.15
+"""The same where threads of one process compute (measured)."""
+
+SMALL = 16 * 10**6
+"""Bytes of all that is not counted: messages, graphs, modules imported late, and what
+malloc keeps for the next call."""
+
+CLUSTER_ROWS = 256 * 2**20
+"""Bytes of training rows that stay in the memory of one worker, at most."""
+
+LAST = ("refine", "label")
+"""Stages that begin when the training rows are gone."""
+
+REMEDIES = {
+    "blocks": "Store X in smaller chunks (16 to 64 MB)",
+    "rows": "Lower max_features_per_cluster or n_clusters",
+}
+
+LABEL = 8
+"""Bytes of a label while it is computed."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a fit's memory hangs on."""
+
+    n_features: int
+    n_samples: int
+    n_clusters: int
+
+    n_rows: int
+    """Training rows."""
+
+    n_big: int
+    itemsize: int
+    """Of the arithmetic."""
+
+    block_rows: int
+    """Features of the largest block."""
+
+    block_bytes: int
+    """Of that block, in the dtype of X."""
+
+    read_bytes: int
+    """More bytes that reading such a block takes for a moment; 0 for X in memory."""
+
+    cast: int
+    """Copies of a block: one in the dtype of the arithmetic, one at unit length."""
+
+    copied: bool
+    """Whether training rows are copied; they are not where X is in this process."""
+
+    copy_bytes: int = 0
+    """What copying a block of X takes, where X is copied into whole features first."""
+
+    refine: int = 0
+    """Passes that refine, at most."""
+
+    batch_size: int = 1000
+    n_init: int = 10
+
+    n_trainable: int = 0
+    """Features with a weight above 0; 0 where features have no weights."""
+
+    @property
+    def row(self) -> int:
+        """Bytes of one feature in the arithmetic."""
+        return self.n_samples * self.itemsize
+
+    @property
+    def weighted(self) -> bool:
+        """Whether features have weights."""
+        return self.n_trainable > 0
+
+    @property
+    def kept_row(self) -> int:
+        """Bytes of one training row: a feature, and its weight."""
+        return self.row + self.itemsize * self.weighted
+
+    @property
+    def rows(self) -> int:
+        """Bytes of the training rows that have to be copied."""
+        return self.n_rows * self.kept_row if self.copied else 0
+
+    @property
+    def n_parts(self) -> int:
+        """Parts of the training rows."""
+        n_features = self.n_trainable or self.n_features
+        return count_parts(n_features, self.n_rows * self.kept_row)
+
+    @property
+    def part_rows(self) -> int:
+        """Training rows of one part."""
+        return -(-self.n_rows // self.n_parts)
+
+    @property
+    def block_weights(self) -> int:
+        """Bytes of the weights of a block, and of distances times weights."""
+        return 2 * LABEL * self.block_rows * self.weighted
+
+
+class Projection(NamedTuple):
+    """Projected memory of a fit, in bytes above an idle process."""
+
+    held: int
+    """Training rows that stay in memory; one worker may hold them all."""
+
+    tasks: dict[str, int]
+    """Peak of the largest task of each stage, besides what is held."""
+
+    def peak(self, n_threads: int = 1) -> int:
+        """Peak of a process that runs so many tasks at once.
+
+        The rows are gone before the last read. Threads share an allocator that keeps
+        some of what they free.
+        """
+        reading = [size for name, size in self.tasks.items() if name in LAST]
+        training = [size for name, size in self.tasks.items() if name not in LAST]
+        peak = max(self.held + n_threads * max(training), n_threads * max(reading))
+        return peak if n_threads == 1 else int(SHARED * peak)
+
+    def least_limit(self, n_threads: int = 1) -> int:
+        """Least memory limit of a worker of which this is no more than is usable."""
+        return int((IDLE + self.peak(n_threads)) / USABLE) + 1
+
+    def refusal(self, free: int, n_threads: int, needed: int, where: str) -> str:
+        """Say what does not fit, with both sizes and the remedy."""
+        stage = max(self.tasks, key=lambda name: self.tasks[name])
+        blocks = stage in ("copy", "sample", *LAST)
+        remedy = REMEDIES["blocks" if blocks else "rows"]
+        return (
+            f"A fit takes up to {self.peak(n_threads) >> 20} MiB (most in the stage "
+            f"{stage!r}, {n_threads} task(s) at once), but {where} can give it "
+            f"{free >> 20} MiB. {remedy}, or give it at least {needed >> 20} MiB."
+        )
+
+
+def project(sizes: Sizes, *, on_disk: bool) -> Projection:
+    """Project the memory of a fit.
+
+    Parameters
+    ----------
+    sizes : Sizes
+    on_disk : bool
+        Whether training rows are in files.
+    """
+    tasks = {
+        "sample": _sample(sizes, on_disk=on_disk),
+        "coarse": _coarse(sizes),
+        "partition": _partition(sizes),
+        "fine": _fine(sizes),
+        "label": _label(sizes),
+    }
+    if sizes.refine:
+        tasks["refine"] = _refine(sizes)
+    if sizes.copy_bytes:
+        tasks = {"copy": sizes.copy_bytes, **tasks}
+    tasks = {name: int(SPARE * size) + SMALL for name, size in tasks.items()}
+    return Projection(0 if on_disk else sizes.rows, tasks)
+
+
+def _n_kept(sizes: Sizes) -> int:
+    """Kept rows of a block."""
+    n_features = sizes.n_trainable or sizes.n_features
+    return min(-(-sizes.block_rows * sizes.n_rows // n_features), sizes.n_rows)
+
+
+def _kept(sizes: Sizes) -> int:
+    """Bytes of the kept rows of a block, with the copy before a cast or weights."""
+    if not sizes.copied:
+        return 0
+    given = sizes.block_bytes // max(1, sizes.block_rows)
+    before = max(given, sizes.row * (sizes.weighted or sizes.cast > 1))
+    return _n_kept(sizes) * (sizes.kept_row + before)
+
+
+def _sample(sizes: Sizes, *, on_disk: bool) -> int:
+    block = sizes.block_bytes if sizes.read_bytes else 0
+    kept = _kept(sizes)
+    keys = 2 * LABEL * min(KEYS_AT_ONCE, sizes.block_rows)
+    part = sizes.part_rows * sizes.kept_row if sizes.copied else 0
+    one = max(block + sizes.read_bytes, block + kept + keys) + sizes.block_weights
+    join = part + kept + 2 * PIECE_BYTES + 4 * LABEL * sizes.part_rows
+    # Rows of one part wait to be joined while those of the next are read; in memory
+    # both are among the rows that are held. Where only features of a few blocks have
+    # weights, one block may have the rows of all parts.
+    waiting = 2 * part if on_disk else 0
+    waiting += _n_kept(sizes) * sizes.kept_row * sizes.weighted
+    return max(one, join) + waiting
+
+
+def training(rows: int, n_clusters: int, sizes: Sizes) -> int:
+    """Bytes that `minibatch.train` holds besides its points."""
+    row, itemsize = sizes.row, sizes.itemsize
+    seeding = min(rows, 2 * max(sizes.batch_size, n_clusters))
+    pairs = 0
+    if seeding * row <= TILE_BYTES:
+        pairs = 2 * seeding * (row + 2 * itemsize)
+        if seeding <= min(MOST_AMONG, n_clusters * sizes.n_init):
+            pairs = 3 * pairs // 2 + seeding * seeding * itemsize
+    candidates = 3 * sizes.n_init * seeding * max(itemsize, LABEL)
+    moved = rows * row // FEW_MOVED
+    labels = rows * (5 * LABEL + 2 * itemsize)
+    labels += rows * (LABEL + itemsize) * sizes.weighted
+    centers = n_clusters * sizes.n_samples * (3 * 8 + 3 * itemsize)
+    return max(pairs + candidates, moved + labels + tiles(n_clusters, sizes)) + centers
+
+
+def training_along(rows: int, n_clusters: int, sizes: Sizes) -> int:
+    """Bytes that `axes.train_along` holds besides its points."""
+    anywhere = training(rows, n_clusters, sizes)
+    if not axes.may_help(sizes.n_rows, sizes.n_samples, sizes.n_big):
+        return anywhere
+    seen = replace(sizes, n_samples=axes.most_coordinates(sizes.n_samples))
+    return max(anywhere, rows * seen.row + training(rows, n_clusters, seen))
+
+
+def tiles(n_clusters: int, sizes: Sizes) -> int:
+    """Bytes of the tiles of one kernel call."""
+    widest = max(n_clusters, sizes.n_samples) * max(sizes.itemsize, 4)
+    scoring = tile_height(widest) * (n_clusters + sizes.n_samples) * sizes.itemsize
+    summing = sum_height(sizes.n_samples) + n_clusters
+    summing *= min(SUM_DIMS, sizes.n_samples) * 8
+    return max(scoring, summing)
+
+
+def _coarse(sizes: Sizes) -> int:
+    rows = min(coarse_rows(sizes.n_big, sizes.kept_row), sizes.n_rows)
+    gathered = rows * sizes.kept_row + PIECE_BYTES
+    from_part = gathered * sizes.part_rows // max(1, sizes.n_rows)
+    found = 0
+    if axes.may_help(sizes.n_rows, sizes.n_samples, sizes.n_big):
+        found = axes.AXES_ROWS * sizes.row * (1 + sizes.weighted)
+        found += 5 * LABEL * sizes.n_samples**2
+    return gathered + max(from_part, found, training_along(rows, sizes.n_big, sizes))
+
+
+def _partition(sizes: Sizes) -> int:
+    part = sizes.part_rows * sizes.kept_row if sizes.copied else 0
+    order = sizes.part_rows * 6 * LABEL
+    tile = tiles(sizes.n_big, sizes) * (1 + sizes.weighted)
+    return part + order + 2 * PIECE_BYTES + tile
+
+
+def _fine(sizes: Sizes) -> int:
+    fitting = max(1, PARTITION_BYTES // max(1, sizes.kept_row))
+    rows = min(sizes.n_rows, fitting)
+    share = min(sizes.n_clusters, rows, UNEVEN * -(-sizes.n_clusters // sizes.n_big))
+    return rows * sizes.kept_row + PIECE_BYTES + training_along(rows, share, sizes)
+
+
+def _label(sizes: Sizes) -> int:
+    block = sizes.block_bytes if sizes.read_bytes else 0
+    cast = sizes.block_rows * sizes.row * sizes.cast
+    labels = sizes.block_rows * (5 * LABEL + sizes.itemsize) + sizes.block_weights
+    keys = 2 * LABEL * min(KEYS_AT_ONCE, sizes.block_rows)
+    centers = 3 * (sizes.n_clusters + sizes.n_big) * sizes.row
+    work = cast + labels + max(_kept(sizes) + keys, tiles(sizes.n_clusters, sizes))
+    return centers + block + max(sizes.read_bytes, work)
+
+
+def _refine(sizes: Sizes) -> int:
+    sums = sizes.n_clusters * sizes.n_samples * 8
+    return max(_label(sizes) + 2 * sums, (FAN_IN + 2) * sums)
+
+
+def usable(limit: int) -> int:
+    """Bytes that the tasks of a worker may take above an idle process."""
+    return max(0, int(USABLE * limit) - IDLE)

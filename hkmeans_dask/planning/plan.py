@@ -1,0 +1,198 @@
+"""What a fit will read, write, hold and run, told before it computes anything.
+
+Everything follows from shapes, chunks and parameters; see `memory` for the peaks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from hkmeans_dask.kmeans import minibatch
+from hkmeans_dask.kmeans.sums import FAN_IN
+from hkmeans_dask.planning import memory
+from hkmeans_dask.planning.job import rows_go_to_disk, sizes_of, whole_chunks
+from hkmeans_dask.stages.label import group_blocks
+from hkmeans_dask.stages.partition import COUNTED_TOGETHER
+from hkmeans_dask.workspace.places import LABEL_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hkmeans_dask.planning.job import Job
+    from hkmeans_dask.planning.memory import Sizes
+
+
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """What a fit takes; a table in a terminal and in Jupyter."""
+
+    n_passes: int
+    """Passes over the data, at most: reads of X, or one to copy it and others of the
+    copy."""
+
+    read_bytes: int
+    """Bytes of X that are read in all: as stored, of a Zarr array."""
+
+    workspace_bytes: int
+    """Bytes written to the workspace in all, which bounds what is on disk at once: a
+    part of the training rows is removed when it is sorted. 0 where it is in memory."""
+
+    output_bytes: int
+    """Bytes of the fitted model, before compression."""
+
+    tasks: dict[str, int]
+    """Tasks of each stage, at most: passes that refine may end early. Where features
+    repeat a few more count the distinct ones."""
+
+    peaks: dict[str, int]
+    """Projected peak of one task of each stage, in bytes above an idle process."""
+
+    held_bytes: int
+    """Training rows that stay in memory besides; one worker may hold all of them."""
+
+    process_bytes: int
+    """Projected peak of a worker (one thread), or of this process where no cluster
+    computes (`n_threads`), in bytes above an idle one."""
+
+    n_threads: int
+    """Tasks that run in that process at once."""
+
+    worker_limit: int
+    """The least memory limit of a one-thread worker with which a fit is not refused."""
+
+    flops: int
+    """Floating-point operations of products, with big clusters of one size and at most
+    100 passes over the training rows of each."""
+
+    flops_at_most: int
+    """The same where one big cluster has all features."""
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """Give the lines of the table: a name and a text."""
+        yield "passes over the data", str(self.n_passes)
+        yield "bytes read of X", size(self.read_bytes)
+        yield "disk for the workspace", size(self.workspace_bytes)
+        yield "bytes of the model", size(self.output_bytes)
+        for stage in self.tasks:
+            peak = size(self.peaks[stage])
+            yield f"tasks, {stage}", f"{self.tasks[stage]}, up to {peak} each"
+        yield "training rows in memory", size(self.held_bytes)
+        threads = f"{self.n_threads} thread(s), above an idle one"
+        yield "peak of a process", f"{size(self.process_bytes)} ({threads})"
+        yield "memory limit of a worker", f"at least {size(self.worker_limit)}"
+        yield "operations, even clusters", f"up to {self.flops:.2g}"
+        yield "operations, one has all", f"up to {self.flops_at_most:.2g}"
+
+    def __repr__(self) -> str:
+        """Write the table as text."""
+        return "\n".join(f"{name:<26}{text}" for name, text in self.rows())
+
+    def _repr_html_(self) -> str:
+        lines = (
+            f'<tr><th scope="row" style="text-align:left">{escape(name)}</th>'
+            f'<td style="text-align:left">{escape(text)}</td></tr>'
+            for name, text in self.rows()
+        )
+        return f"<table><caption>Plan of a fit</caption>{''.join(lines)}</table>"
+
+
+def size(n_bytes: int) -> str:
+    """Write bytes as people do: 1.5 GB."""
+    value, unit = float(n_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return (
+        f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.1f} {unit}"
+    )
+
+
+def plan_fit(job: Job, stored_bytes: int, work_dir: Any) -> Plan:
+    """Plan a fit.
+
+    Parameters
+    ----------
+    job : Job
+    stored_bytes : int
+        What one read of X reads.
+    work_dir : path-like or None
+    """
+    features, sizes = job.features, sizes_of(job)
+    chunks = whole_chunks(features)
+    durable = work_dir is not None
+    rows_on_disk = rows_go_to_disk(job, sizes, durable=durable)
+    large = not features.in_memory and 4 * sizes.n_features > LABEL_BYTES
+    written = _rows_written(sizes) if rows_on_disk else 0
+    labels = _labels_written(sizes, chunks) if durable or large else 0
+    copied = 0 if features.whole else features.blocks.nbytes
+    projected = memory.project(sizes, on_disk=rows_on_disk)
+    n_threads = 1 if job.runner.client else job.runner.n_threads
+    n_reads = 2 + sizes.refine
+    tasks = _tasks(sizes, chunks, job.allocation == "inertia")
+    if copied:
+        tasks = {"copy": features.blocks.npartitions, **tasks}
+    return Plan(
+        n_passes=n_reads if features.whole else 1 + n_reads,
+        read_bytes=(n_reads if features.whole else 1) * stored_bytes,
+        workspace_bytes=int(written + labels + copied),
+        output_bytes=_model(sizes) + 4 * sizes.n_features,
+        tasks=tasks,
+        peaks=projected.tasks,
+        held_bytes=projected.held,
+        process_bytes=projected.peak(n_threads),
+        n_threads=n_threads,
+        worker_limit=projected.least_limit(),
+        flops=_flops(sizes, -(-sizes.n_clusters // sizes.n_big)),
+        flops_at_most=_flops(sizes, sizes.n_clusters),
+    )
+
+
+def _tasks(sizes: Sizes, chunks: tuple[int, ...], by_inertia: bool) -> dict[str, int]:
+    n_parts = sizes.n_parts
+    n_groups = len(group_blocks(chunks)[1]) - 1
+    counts = -(-sizes.n_big // COUNTED_TOGETHER)
+    tasks = {
+        "sample": len(chunks) + n_parts + 1,  # the check
+        "coarse": 1,
+        # All parts, twice; totals; what varies within each.
+        "partition": n_parts + 3 + counts + n_parts * by_inertia,
+        "fine": sizes.n_big + 3,  # all parts, the axes, the model
+    }
+    if sizes.refine:
+        merges = _merges(len(chunks))
+        tasks["refine"] = 2 + sizes.refine * (len(chunks) + merges + 2)
+    return tasks | {"label": len(chunks) + n_groups}
+
+
+def _merges(n_blocks: int) -> int:
+    """Tasks of a tree that adds up blocks."""
+    level = -(-n_blocks // FAN_IN)
+    return level if level == 1 else level + _merges(level)
+
+
+def _model(sizes: Sizes) -> int:
+    centers = (sizes.n_clusters + sizes.n_big + 1) * sizes.row
+    return centers + 2 * 8 * sizes.n_clusters
+
+
+def _rows_written(sizes: Sizes) -> int:
+    """Training rows with their keys, twice; the centers, three times."""
+    rows = sizes.n_rows * (sizes.row + 8) if sizes.copied else 0
+    coarse = (sizes.n_big + 1) * sizes.row
+    fine = sizes.n_clusters * sizes.row
+    return 2 * rows + 2 * coarse + 2 * fine
+
+
+def _labels_written(sizes: Sizes, chunks: tuple[int, ...]) -> int:
+    n_groups = len(group_blocks(chunks)[1]) - 1
+    return 4 * sizes.n_features + 8 * (sizes.n_clusters * n_groups + len(chunks))
+
+
+def _flops(sizes: Sizes, share: int) -> int:
+    """Two operations per center, sample and row that is compared with it."""
+    labelled = sizes.n_features * (sizes.n_big + share) * (1 + sizes.refine)
+    trained = minibatch.MAX_PASSES * sizes.n_rows * (sizes.n_big + share)
+    return 2 * sizes.n_samples * (labelled + trained)

@@ -1,0 +1,164 @@
+"""Tasks: named after their stage, fused with reads, for a client of one version.
+
+Another version of this package may compute other bits, so every task carries the
+client's version, for workers that come late.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import socket
+import uuid
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+from dask.core import flatten
+from dask.delayed import delayed
+
+from hkmeans_dask.compat import keep_names
+from hkmeans_dask.kmeans.crew import at_work
+from hkmeans_dask.runtime import progress
+from hkmeans_dask.runtime.blas import one_blas_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from dask.delayed import Delayed
+
+VERSION = version("hkmeans_dask")
+
+
+TRIMS = b"MALLOC_TRIM_THRESHOLD_=65536"
+"""By which dask has the workers that it starts give back freed memory at once."""
+
+
+MOST_KEPT = 8 * 2**20
+"""Bytes of freed memory that a thread of a worker keeps for its next call, about."""
+
+
+LARGE = 4 * 2**20
+"""Bytes that are given back at once all the same: they get large pages from NumPy."""
+
+
+def mismatch(name: str, theirs: str | None, ours: str) -> str:
+    """Say that a process has another version of this package, or none."""
+    return (
+        f"{name} has {f'version {theirs}' if theirs else 'no version'} of "
+        f"hkmeans_dask, but the client has version {ours}. Install that version where "
+        "scheduler and workers find it, and start them again."
+    )
+
+
+@functools.cache
+def _keep_freed_pages() -> None:
+    """Let malloc keep what tiles took, in a worker that would give it back at once.
+
+    New pages cost more than the arithmetic on a tile. A process that dask did not start
+    so finds its own limits, and is left alone; a worker keeps these for all its tasks.
+    """
+    environment = Path("/proc/self/environ")  # as it began; it may have changed since
+    if not environment.exists() or TRIMS not in environment.read_bytes().split(b"\0"):
+        return
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option:
+        for option, limit in ((-3, LARGE), (-1, MOST_KEPT)):
+            set_option(option, limit)  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+
+
+def _call(wanted: str, function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function for a client of the same version."""
+    if wanted != VERSION:
+        here = f"Process {os.getpid()} on {socket.gethostname()}"
+        raise ImportError(mismatch(here, VERSION, wanted))
+    _keep_freed_pages()
+    with at_work():
+        result = function(*args)
+    progress.done()
+    return result
+
+
+_lazy_call = delayed(_call, pure=False, traverse=False)
+
+
+def names(tasks: Iterable[Delayed]) -> list[str]:
+    """Names of tasks, to be counted."""
+    return [str(task.key) for task in tasks]
+
+
+def task(
+    stage: str, function: Callable[..., Any], *args: Any, rank: int = 0
+) -> Delayed:
+    """Call ``function(*args)`` later, as a task named ``hkmeans-<stage>``.
+
+    dask takes a stage of eight letters that begins with one of a to f for a hash. Of
+    tasks that wait for the same it begins with the last by name: the highest `rank`.
+    """
+    key = f"hkmeans-{stage}-{rank:08x}{uuid.uuid4().hex[8:]}"
+    lazy: Delayed = _lazy_call(VERSION, function, *args, dask_key_name=key)
+    return lazy
+
+
+def unique(stage: str) -> str:
+    """Name an array after the stage that computes it, as no other one."""
+    return f"hkmeans-{stage}-{uuid.uuid4().hex}"
+
+
+def map_blocks(
+    stage: str, function: Callable[..., Any], blocks: da.Array, *args: Any
+) -> list[list[Delayed]]:
+    """Call ``function(block, first row, *args)`` on each block, fused with its read.
+
+    Parameters
+    ----------
+    stage : str
+        Names the tasks ``hkmeans-<stage>``.
+    function : callable
+        May return anything.
+    blocks : dask array of shape (n_features, n_samples)
+    *args
+        The same for all blocks; Delayed ones are computed first.
+
+    Returns
+    -------
+    results : list of lists of Delayed
+        By block along features, then along samples.
+    """
+    grid = blocks.numblocks
+    mapped = da.map_blocks(
+        _call_on_block,
+        blocks,
+        VERSION,
+        function,
+        *args,
+        name=unique(stage),
+        dtype=object,
+        chunks=((1,) * grid[0], (1,) * grid[1]),
+        meta=np.empty((0, 0), object),
+    )
+    rows = _optimized(mapped).to_delayed(optimize_graph=False)
+    return [list(row) for row in rows]
+
+
+def _optimized(mapped: da.Array) -> da.Array:
+    """Fuse reads into tasks, but let these keep their names."""
+    keys = list(flatten(mapped.__dask_keys__()))
+    graph = dict(mapped.__dask_optimize__(mapped.__dask_graph__(), keys))
+    keep_names(graph, keys)
+    return da.Array(graph, mapped.name, mapped.chunks, dtype=mapped.dtype)
+
+
+@one_blas_thread
+def _call_on_block(
+    block: Any,
+    wanted: str,
+    function: Callable[..., Any],
+    *args: Any,
+    block_info: Any = None,
+) -> Any:
+    start = block_info[0]["array-location"][0][0]
+    return _call(wanted, function, block, start, *args)

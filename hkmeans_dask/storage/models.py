@@ -1,0 +1,74 @@
+"""A fitted model as a Zarr group: arrays and JSON, no pickles."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from importlib.metadata import version
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import zarr
+
+from hkmeans_dask.storage.opening import open_group
+from hkmeans_dask.storage.outputs import CHUNK_BYTES, complete, writing
+from hkmeans_dask.storage.source import as_dask, read
+
+
+def save(
+    url: str | os.PathLike[str],
+    arrays: dict[str, np.ndarray[Any, Any] | da.Array],
+    attributes: dict[str, Any],
+    *,
+    overwrite: bool,
+) -> None:
+    """Write a model: arrays chunk by chunk, attributes, then the status."""
+    with writing(url, overwrite=overwrite) as place:
+        group = zarr.create_group(
+            place, attributes={"status": "writing"}, overwrite=True, zarr_format=3
+        )
+        for name, values in arrays.items():
+            row_bytes = max(1, values.dtype.itemsize * math.prod(values.shape[1:]))
+            rows = max(1, min(len(values), CHUNK_BYTES // row_bytes))
+            target = group.create_array(
+                name,
+                shape=values.shape,
+                dtype=values.dtype,
+                chunks=(rows, *(max(1, n) for n in values.shape[1:])),
+                config={"write_empty_chunks": True},
+            )
+            for start in range(0, len(values), rows):
+                part = values[start : start + rows]
+                if isinstance(part, da.Array):
+                    part = part.compute(scheduler="threads")
+                target[start : start + rows] = part
+        record = {"hkmeans_dask": version("hkmeans_dask"), **attributes}
+        group.attrs.update(json.loads(json.dumps(record, default=_plain)))
+        complete(group)
+
+
+def load(
+    url: str | os.PathLike[str], *, lazy: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a complete model; arrays named in `lazy` as dask arrays."""
+    group = open_group(os.fspath(url))
+    attributes = dict(group.attrs)
+    for name in ("status", "hkmeans_dask"):
+        attributes.pop(name)
+    for name, array in group.arrays():
+        if array.nchunks_initialized != array.nchunks:
+            raise FileNotFoundError(f"{url} is damaged: chunks of {name} are missing.")
+    arrays = {
+        name: as_dask(array, array.chunks) if name in lazy else read(array)
+        for name, array in group.arrays()
+    }
+    return arrays, attributes
+
+
+def _plain(value: Any) -> Any:
+    """Turn a NumPy scalar into JSON."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} of type {type(value).__name__} cannot be stored.")

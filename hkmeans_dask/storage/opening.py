@@ -1,0 +1,115 @@
+"""What is at a path or URL: Zarr arrays and groups, opened to read.
+
+What is written appears only when it is complete, with ``status: "complete"`` set last;
+a store that has another status is refused. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import zarr
+import zarr.errors
+
+from hkmeans_dask.storage.source import VARYING
+
+COMPLETE = "complete"
+
+
+NOTHING_THERE = (FileNotFoundError, FileExistsError, NotADirectoryError)
+"""What Zarr raises, by version, where no store is; also where another file is."""
+
+
+def open_array(url: str, component: str | None = None) -> Any:
+    """Open a Zarr array (v2 or v3) to read.
+
+    Parameters
+    ----------
+    url : str, a local path or fsspec URL
+    component : str, the name of the array inside a group, optional
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If nothing is there; if a group or a half-written array is there.
+    """
+    node = _open(url, component)
+    if not isinstance(node, zarr.Array):
+        names = ", ".join(sorted(name for name, _ in node.arrays())) or "none"
+        raise ValueError(
+            f"{url} is a Zarr group, not an array. Name one of its arrays with "
+            f"--component: {names}."
+        )
+    _refuse_incomplete(node, url)
+    return node
+
+
+def find_axis(array: Any, axis: int | str) -> int:
+    """Position of an axis that may be named, as xarray names them in what it writes.
+
+    Raises
+    ------
+    ValueError
+        If no axis of the array has the name.
+    """
+    if not isinstance(axis, str):
+        return axis
+    names = getattr(array.metadata, "dimension_names", None)  # of format 3
+    names = list(names or array.attrs.get("_ARRAY_DIMENSIONS", ()))
+    if axis not in names:
+        raise ValueError(
+            f"No axis of the array is named {axis!r}; their names: "
+            f"{', '.join(map(str, names)) or 'none'}. Give --feature-axis 0 or 1 to "
+            "fit; a model takes set_params(feature_axis=...) before to_zarr."
+        )
+    return names.index(axis)
+
+
+def open_group(url: str) -> Any:
+    """Open a complete Zarr group to read; raises like `open_array`."""
+    node = _open(url, None)
+    if not isinstance(node, zarr.Group):
+        raise ValueError(f"{url} is a Zarr array, not a model.")
+    _refuse_incomplete(node, url)
+    if "hkmeans_dask" not in node.attrs:
+        raise ValueError(f"{url} is a Zarr group, but not a model of hkmeans_dask.")
+    return node
+
+
+def _open(url: str, component: str | None) -> Any:
+    try:
+        return zarr.open(location(url), path=component or "", mode="r")
+    except (*NOTHING_THERE, zarr.errors.BaseZarrError) as error:
+        name = f"{url} (component {component})" if component else url
+        raise FileNotFoundError(
+            f"{name} is not there, or is no Zarr array or group."
+        ) from error
+    except ValueError as error:
+        if "rectilinear" in str(error).lower():  # off by default
+            raise ValueError(f"{url} {VARYING}.") from error
+        raise ValueError(f"{url} cannot be read as Zarr: {error}") from error
+
+
+def _refuse_incomplete(node: Any, url: str) -> None:
+    status = node.attrs.get("status", COMPLETE)
+    if status != COMPLETE:
+        raise ValueError(
+            f"{url} is not complete (status {status!r}): the run that wrote it did "
+            "not end. Run it again with --overwrite."
+        )
+
+
+def location(url: str | os.PathLike[str]) -> str:
+    """Absolute path of a local store (also given as ``file://``), else the URL."""
+    text = os.fspath(url)
+    if text.startswith("file:"):
+        text = unquote(urlsplit(text).path)
+    return text if "://" in text else str(Path(text).absolute())
+
+
+def is_private(url: str) -> bool:
+    """Whether only this process sees the store behind a URL."""
+    return location(url).startswith("memory://")

@@ -1,0 +1,239 @@
+"""Zarr stores: open, create, save, load. With `source`, all that imports zarr.
+
+What is written appears only when it is complete: into a sibling folder that is renamed
+at the end (in place for stores that cannot rename), with ``status: "complete"`` set
+last; readers refuse a store that has another status. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask
+import dask.array as da
+import numpy as np
+import zarr
+import zarr.errors
+from fsspec.core import url_to_fs
+from zarr.codecs import BloscCodec
+
+from hkmeans_dask.runtime.progress import done
+from hkmeans_dask.storage.opening import COMPLETE, location
+from hkmeans_dask.workspace.files import fullness_explained
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from dask.delayed import Delayed
+
+
+CHUNK_BYTES = 16 * 2**20
+"""Bytes of one chunk of the arrays we write, before compression."""
+
+
+@contextmanager
+def writing(url: str | os.PathLike[str], *, overwrite: bool) -> Iterator[str]:
+    """Give a place to write a store to; it appears at `url` when the block ends.
+
+    After an error nothing is left behind, and what was at `url` is still there. Remote
+    URLs are written in place: after an error they hold a store marked as incomplete.
+
+    Raises
+    ------
+    FileExistsError
+        If something is at `url` and `overwrite` is false.
+    """
+    target = location(url)
+    check_free(url, overwrite=overwrite)
+    if "://" in target:
+        yield target
+        return
+    path = Path(target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with fullness_explained(target, "Make space, or choose another output"):
+            yield str(partial)
+            _replace(partial, path)
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder to which threads of Zarr may still write for a moment.
+
+    They write the other chunks of a block of which one failed, and nobody waits for
+    them.
+    """
+    for seconds in (0.05, 0.1, 0.2, 0.0):
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(seconds)
+
+
+def check_free(url: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Refuse an output that is there, unless it may be overwritten."""
+    target = location(url)
+    if not overwrite and _exists(target):
+        raise FileExistsError(
+            f"{url} is already there. Choose another name, or pass overwrite "
+            "(--overwrite)."
+        )
+    marks = ("zarr.json", ".zarray", ".zgroup")
+    folder = _names_in(target)
+    if folder and not any(mark in folder for mark in marks):
+        raise FileExistsError(
+            f"{url} is a folder but no Zarr store, and stays. Choose another name."
+        )
+
+
+def _exists(target: str) -> bool:
+    if "://" not in target:
+        return os.path.lexists(target)
+    system, path = url_to_fs(target)
+    return bool(system.exists(path))
+
+
+def _names_in(target: str) -> list[str]:
+    if "://" not in target:
+        return os.listdir(target) if os.path.isdir(target) else []
+    system, path = url_to_fs(target)
+    found = system.ls(path, detail=False) if system.isdir(path) else []
+    return [name.rstrip("/").rsplit("/", 1)[-1] for name in found]
+
+
+def _replace(new: Path, path: Path) -> None:
+    """Rename `new` to `path`; a folder there is moved aside first, then removed."""
+    if not os.path.lexists(path):
+        new.rename(path)
+        return
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old")
+    path.rename(aside)
+    new.rename(path)
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    else:
+        aside.unlink()
+
+
+def create_array(
+    place: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype[Any]
+) -> Any:
+    """Create an empty array (Zarr v3) that is not complete yet.
+
+    LZ4 reads several times faster than Zarr's default. Chunks of zeros are
+    written too, so that a chunk that is not there is always one that went missing.
+    """
+    return zarr.create_array(
+        place,
+        shape=shape,
+        chunks=chunks,
+        dtype=dtype,
+        compressors=BloscCodec(cname="lz4", clevel=1, shuffle="shuffle"),
+        attributes={"status": "writing"},
+        overwrite=True,
+        zarr_format=3,
+        config={"write_empty_chunks": True},
+    )
+
+
+def fill(place: str, array: da.Array, compute: Callable[..., object]) -> None:
+    """Write a lazy array block by block, and mark it complete.
+
+    Parameters
+    ----------
+    place : str, from `writing`
+    array : dask array
+        Cut into blocks of whole output chunks first where it is not: two tasks that
+        write to one chunk would silently undo each other's rows.
+    compute : callable, ``Runner.write``
+
+    Raises
+    ------
+    FileNotFoundError
+        If the workers wrote to a place that this process does not see.
+    """
+    chunks = output_chunks(array)
+    target = create_array(place, array.shape, chunks, array.dtype)
+    compute(*_writes(_cut_at(array, chunks), target))
+    if target.nchunks_initialized != target.nchunks:
+        raise FileNotFoundError(
+            f"{target.nchunks - target.nchunks_initialized} of {target.nchunks} chunks "
+            f"that workers wrote cannot be seen in {place}. Use a path or URL that the "
+            "client and all workers share."
+        )
+    complete(target)
+
+
+def _writes(array: da.Array, target: Any) -> list[Delayed]:
+    """Write each block, later; tasks keep the names that say what they do."""
+    writes: da.Array = da.map_blocks(
+        _write,
+        array,
+        target,
+        name=f"hkmeans-write-{uuid.uuid4().hex}",
+        dtype=bool,
+        chunks=tuple((1,) * n for n in array.numblocks),
+        meta=np.empty((0,) * array.ndim, bool),
+    )
+    with dask.config.set({"optimization.fuse.active": False}):
+        tasks: list[Delayed] = writes.to_delayed(optimize_graph=True).ravel().tolist()
+    return tasks
+
+
+def _write(block: Any, target: Any, block_info: Any = None) -> Any:
+    place = block_info[0]["array-location"]
+    target[tuple(slice(*edges) for edges in place)] = block
+    done()
+    return np.ones((1,) * block.ndim, bool)
+
+
+def output_chunks(array: da.Array) -> tuple[int, ...]:
+    """Choose chunks of about `CHUNK_BYTES` that divide or join the blocks of `array`.
+
+    Examples
+    --------
+    >>> output_chunks(da.zeros((2_000_000, 100), np.float32, chunks=(200_000, 100)))
+    (40000, 100)
+    >>> output_chunks(da.zeros((1000, 50_000), np.float32, chunks=(1000, 10)))
+    (1000, 4190)
+    """
+    chunks = [max(1, sizes[0]) for sizes in array.chunks]
+    for axis in sorted(range(array.ndim), key=lambda axis: -chunks[axis]):
+        row_bytes = array.dtype.itemsize * math.prod(chunks) // chunks[axis]
+        size = _near(chunks[axis], max(1, CHUNK_BYTES // row_bytes))
+        chunks[axis] = max(1, min(size, array.shape[axis]))
+    return tuple(chunks)
+
+
+def _near(block: int, limit: int) -> int:
+    """Multiple of `block` up to `limit`, or its divisor near `limit`, if it has one."""
+    if block <= limit:
+        return limit // block * block
+    parts = round(block / limit)
+    divisors = [n for n in range(parts // 2 + 1, 2 * parts + 1) if block % n == 0]
+    return block // min(divisors, key=lambda n: abs(n - parts)) if divisors else limit
+
+
+def _cut_at(array: da.Array, chunks: tuple[int, ...]) -> da.Array:
+    """Make every block whole chunks."""
+    blocks = [
+        sizes
+        if not np.any(np.cumsum(sizes[:-1]) % chunk)
+        else max(chunk, max(sizes) // chunk * chunk)
+        for sizes, chunk in zip(array.chunks, chunks, strict=True)
+    ]
+    cut: da.Array = array.rechunk(tuple(blocks))
+    return cut
+
+
+def complete(node: Any) -> None:
+    """Mark an array or group as complete: the last write."""
+    node.attrs["status"] = COMPLETE

@@ -1,0 +1,298 @@
+"""Reading Zarr arrays, block by block, on whatever worker.
+
+What is read is checked where it is read: Zarr answers a missing chunk with the fill
+value, so a worker without the mount, or in another working directory, would silently
+read zeros. `Source` makes paths absolute and compares the metadata and one known chunk
+on every worker before its first read. Chunks that are missing for all are counted
+before the first read, and chunks that cannot be read are named.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import time
+import warnings
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import zarr
+import zarr.errors
+from dask.base import tokenize
+from zarr.storage import FsspecStore, LocalStore
+
+from hkmeans_dask.compat import find_details, run_on_zarr
+from hkmeans_dask.storage.chunks import LocalChunks, lenient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+WAITS = (0.1, 1.0)
+"""Seconds before a read that failed with an OSError is tried again."""
+
+NAMED = 3
+"""Unreadable chunks that an error names, at most."""
+
+DECODED = 8
+"""Chunks of a block that Zarr decodes at the same time, at most (measured)."""
+
+STRICT: Any = {"read_missing_chunks": False}
+"""How Zarr is told that a missing chunk is an error."""
+
+VARYING = (
+    "has chunks of several sizes along one axis (a rectilinear grid), which neither "
+    "this package nor dask reads. Store it again in chunks of one size"
+)
+
+
+class Source:
+    """A read-only zarr.Array that fails where it cannot be seen, never with zeros."""
+
+    def __init__(self, array: Any) -> None:
+        unit(array)
+        store = array.store
+        if isinstance(store, LocalStore):
+            store = LocalStore(store.root.absolute(), read_only=True)
+            opened = zarr.open_array(store, path=array.path, mode="r")
+            array = opened if lenient(array) else opened.with_config(STRICT)
+        self._array = array
+        self._chunks = LocalChunks.of(array)
+        self._known = _known_chunk(array)
+        self._checked_in: int | None = None
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel unchecked: in containers process numbers are often equal."""
+        return self.__dict__ | {"_checked_in": None}
+
+    def __getitem__(self, index: tuple[slice | int, ...]) -> Any:
+        """Read, after a check if this is the first read in this process."""
+        if self._checked_in != os.getpid():
+            _patiently(self._check)
+            self._checked_in = os.getpid()
+        try:
+            return _patiently(self._read, index)
+        except Exception:  # codecs raise what they like
+            reason = self._unreadable(index)
+            if reason is None:
+                raise
+        raise OSError(reason)  # not chained: not every codec's error can be unpickled
+
+    def _read(self, index: tuple[slice | int, ...]) -> Any:
+        """Read, with fewer copies than Zarr makes where that is possible."""
+        if self._chunks is None or not all(map(_is_range, index)):
+            return self._array[index]
+        return self._chunks.read(index, self.shape)  # type: ignore[arg-type]
+
+    def _unreadable(self, index: tuple[slice | int, ...]) -> str | None:
+        """Find the chunks that cannot be read, one by one, and say so."""
+        found = list(itertools.islice(self._errors(index), NAMED))
+        if not found:
+            return None
+        error = found[0][1]
+        names = ", ".join(name for name, _ in found)
+        return (
+            f"Chunk {names} of {self._array.store_path} cannot be read "
+            f"({type(error).__name__}: {error}). Write it again, or restore it from a "
+            "copy."
+        )
+
+    def _errors(
+        self, index: tuple[slice | int, ...]
+    ) -> Iterator[tuple[str, Exception]]:
+        """Read the chunks of a selection singly; give names and errors of bad ones."""
+        sizes = unit(self._array)
+        touched = map(_touched, index, self.shape, sizes)
+        for place in itertools.product(*touched):
+            bounds = zip(place, sizes, strict=True)
+            try:
+                self._array[tuple(slice(i * n, (i + 1) * n) for i, n in bounds)]
+            except Exception as error:
+                yield self._array.metadata.encode_chunk_key(place), error
+
+    def _check(self) -> None:
+        """Compare what this process sees with what the client saw."""
+        here = f"process {os.getpid()} on {socket.gethostname()}"
+        remedy = "Use a path or URL that the client and all workers share."
+        seen = None
+        with suppress(FileNotFoundError, zarr.errors.BaseZarrError):
+            seen = zarr.open_array(self._array.store, path=self._array.path, mode="r")
+        if seen is None:  # not chained: zarr's errors cannot be unpickled
+            raise FileNotFoundError(
+                f"{self._array.store_path} cannot be seen by {here}. {remedy}"
+            )
+        missing = self._known and not _is_there(self._array.store, self._known)
+        known = (
+            self._array.metadata.to_dict()
+        )  # where a fill value of NaN equals itself
+        if missing or seen.metadata.to_dict() != known:
+            raise FileNotFoundError(
+                f"{self._array.store_path} as seen by {here} is not the array that "
+                f"the client opened. {remedy}"
+            )
+
+
+def _patiently(read: Callable[..., Any], *args: Any) -> Any:
+    """Read, again after an error of the file system or network, which may pass."""
+    for wait in WAITS:
+        try:
+            return read(*args)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            time.sleep(wait)
+    return read(*args)
+
+
+def _is_range(chosen: slice | int) -> bool:
+    return isinstance(chosen, slice) and chosen.step in (None, 1)
+
+
+def _touched(chosen: slice | int, extent: int, size: int) -> range:
+    """Give the numbers of the chunks that a selection touches along one axis."""
+    if isinstance(chosen, int):
+        chosen = slice(chosen, chosen + 1)
+    rows = range(extent)[chosen]
+    return range(rows[0] // size, rows[-1] // size + 1) if rows else rows
+
+
+def _known_chunk(array: Any) -> str | None:
+    """Key of a chunk that is there, None if there is none; warn of missing ones."""
+    sizes = unit(array)
+    grid = [-(-n // max(1, size)) for n, size in zip(array.shape, sizes, strict=True)]
+    base = f"{array.path}/" if array.path else ""
+    keys = {base + array.metadata.encode_chunk_key(i) for i in np.ndindex(*grid)}
+    listing = _listing(array)  # empty, without even the metadata: no way to list
+    present = keys & listing.keys()
+    if listing and len(present) < len(keys):
+        found = (
+            f"{len(keys) - len(present)} of {len(keys)} "
+            f"{'shards' if array.shards else 'chunks'} of {array.store_path} are "
+            "missing"
+        )
+        if not lenient(array):
+            raise FileNotFoundError(
+                f"{found}, and array.read_missing_chunks is off. Write them again, or "
+                "turn it on if they are empty (chunks of zeros are often not written)."
+            )
+        warnings.warn(
+            f"{found} and are read as its fill value {array.fill_value}. If that is "
+            "not meant (chunks of zeros are often not written), write them again.",
+            stacklevel=9,  # the caller of `fit`
+        )
+    return min(present, default=None)
+
+
+def reading(
+    block_bytes: int, chunk_bytes: int, stored_bytes: int, *, singly: bool = False
+) -> int:
+    """Bytes that reading a block takes for a moment, besides the block.
+
+    Parameters
+    ----------
+    block_bytes : int
+    chunk_bytes : int
+        Of what is decoded at once: a chunk.
+    stored_bytes : int
+        Of what is read at once: a chunk, or a shard.
+    singly : bool, default=False
+        Whether one chunk is read after the other.
+    """
+    if singly:
+        return stored_bytes + chunk_bytes
+    return min(block_bytes, DECODED * chunk_bytes) + min(stored_bytes, block_bytes)
+
+
+def unit(array: Any) -> tuple[int, ...]:
+    """Shape of what is one object in the store: a shard of chunks, or a chunk.
+
+    Raises
+    ------
+    ValueError
+        If there are several shapes.
+    """
+    try:
+        found: tuple[int, ...] = array.shards or array.chunks
+    except NotImplementedError as error:
+        raise ValueError(f"{array.store_path} {VARYING}.") from error
+    return found
+
+
+def _is_there(store: Any, key: str) -> bool:
+    """Whether a store has a key, where there is a way to ask."""
+    found: bool = run_on_zarr(store.exists(key), True)
+    return found
+
+
+def fingerprint(array: Any) -> str:
+    """Tell a Zarr array from any other, and from itself after a write.
+
+    From its metadata and each chunk's key, size and time of change (or ETag), where
+    the store tells them: nothing is read.
+    """
+    found: str = tokenize(
+        str(array.store_path), array.metadata.to_dict(), sorted(_listing(array).items())
+    )
+    return found
+
+
+def _listing(array: Any) -> dict[str, tuple[Any, ...]]:
+    """Give what is in the store for an array: key, and size and time if it tells."""
+    store, base = array.store, array.path
+    if isinstance(store, LocalStore):
+        return dict(_files(store, base))
+    if isinstance(store, FsspecStore):
+        place = f"{store.path}/{base}".rstrip("/")
+        details = run_on_zarr(find_details(store, place), {})
+        return {
+            key.removeprefix(f"{store.path}/"): (known.get("size"), *_changed(known))
+            for key, known in details.items()
+        }
+    return dict.fromkeys(run_on_zarr(_keys(store, base), []), ())
+
+
+def _files(store: LocalStore, base: str) -> Iterator[tuple[str, tuple[int, int]]]:
+    for folder, _, names in os.walk(store.root / base, followlinks=True):
+        for name in names:
+            path = os.path.join(folder, name)
+            with suppress(FileNotFoundError):  # links to nothing: not fetched (DataLad)
+                status = os.stat(path)
+                key = os.path.relpath(path, store.root)
+                yield key, (status.st_size, status.st_mtime_ns)
+
+
+def _changed(known: dict[str, Any]) -> Iterator[str]:
+    for name in ("ETag", "etag", "mtime", "LastModified"):
+        yield str(known.get(name))
+
+
+async def _keys(store: Any, base: str) -> list[str]:
+    return [key async for key in store.list_prefix(base)]
+
+
+def read(array: Any) -> Any:
+    """Read all of a Zarr array."""
+    return Source(array)[(slice(None),) * array.ndim]
+
+
+def as_dask(array: Any, chunks: tuple[int, ...]) -> da.Array:
+    """Read a Zarr array lazily, in blocks of `chunks` (whole chunks or shards)."""
+    fitting = tuple(
+        max(1, min(size, extent))
+        for size, extent in zip(chunks, array.shape, strict=True)
+    )
+    source = Source(array)
+    meta = np.empty((0,) * source.ndim, source.dtype)  # or dask reads to find out
+    lazy: da.Array = da.from_array(
+        source,
+        chunks=fitting,
+        lock=False,
+        asarray=False,
+        fancy=False,
+        name=False,
+        meta=meta,
+    )
+    return lazy

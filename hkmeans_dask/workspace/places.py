@@ -1,0 +1,237 @@
+"""Where the workspaces of a fit are, and what a `work_dir` remembers of it.
+
+A fit keeps its intermediate results in memory where they are small. Larger ones go to a
+temporary folder, or all of them to a durable one::
+
+    work_dir/<fit key>/manifest.json    the seed, parameters, input; checked by its CRC
+                       nonce, lock-<host>-<process>
+                       copy-*.raw
+                       training-*.npz  coarse.npz  partition-*.npz  ...  labels-*.npz
+
+The fit key is made of the parameters and of the input's fingerprint, so that many fits
+may share one `work_dir`, and the same call goes on where an earlier one stopped. When a
+fit is done only the labels and the model stay there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import tempfile
+import time
+import warnings
+import weakref
+import zlib
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import dask
+import psutil
+from dask.base import tokenize
+
+from hkmeans_dask.workspace.files import InMemory, OnDisk, publish
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LABEL_BYTES = 16 * 2**20
+"""Bytes of labels of a lazy X that stay in memory, at most."""
+
+
+class Places(NamedTuple):
+    """The workspaces of one fit, and its seed."""
+
+    seed: int
+    workspace: InMemory | OnDisk
+    """Of everything but labels."""
+    label_space: InMemory | OnDisk
+    owner: object = None
+    """Removes a temporary folder when nobody refers to it any more."""
+
+
+class _Owner:
+    """Removes a folder when it is gone itself, or when the process ends."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.remove = weakref.finalize(self, _remove, folder)
+
+
+def _remove(folder: str) -> None:
+    """Remove a folder to which tasks that nobody waits for may still write.
+
+    Under another name none of them finds it.
+    """
+    gone = f"{folder}-gone"
+    with suppress(OSError):
+        os.rename(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+@contextmanager
+def durable(work_dir: Any, identity: dict[str, Any], seed: int) -> Iterator[Places]:
+    """Work in the folder of one fit, and leave there what a next fit can use.
+
+    Parameters
+    ----------
+    work_dir : path-like
+    identity : dict
+        Parameters and input: those of another fit have another folder.
+    seed : int
+        Of a new fit; one that goes on keeps the seed it began with.
+    """
+    identity = {"hkmeans_dask": version("hkmeans_dask"), **identity}
+    folder = Path(work_dir).absolute() / tokenize(identity)
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = _read_manifest(folder) or _first_manifest(folder, identity, seed)
+    workspace = OnDisk(folder)
+    with _lock(folder):
+        yield Places(manifest["seed"], workspace, workspace)
+        names = workspace.names()
+        done = [n for n in names if n != "model" and not n.startswith("labels-")]
+        workspace.discard(*done)
+        _discard_half_written(folder)
+
+
+@contextmanager
+def temporary(
+    seed: int, *, rows_bytes: int, label_bytes: int, copy_bytes: int = 0
+) -> Iterator[Places]:
+    """Work in memory, or on disk what would take too much of it.
+
+    Parameters
+    ----------
+    seed : int
+    rows_bytes : int
+        Of the training rows that go to disk; 0 if they stay in memory.
+    label_bytes : int
+        Of the labels of a lazy X; 0 if they are to be in memory.
+    copy_bytes : int, default=0
+        Of an X that has to be copied to disk, where training rows then are, too.
+    """
+    rows_on_disk = rows_bytes > 0 or copy_bytes > 0
+    labels_on_disk = label_bytes > LABEL_BYTES
+    if not rows_on_disk and not labels_on_disk:
+        yield Places(seed, InMemory(), InMemory())
+        return
+    parent = dask.config.get("temporary_directory", None) or tempfile.gettempdir()
+    Path(parent).mkdir(parents=True, exist_ok=True)
+    _warn_of_memory(parent, copy_bytes + rows_bytes + label_bytes)
+    owner = _Owner(tempfile.mkdtemp(prefix="hkmeans-", dir=parent))
+    workspace = OnDisk(Path(owner.folder))
+    try:
+        yield Places(
+            seed,
+            workspace if rows_on_disk else InMemory(),
+            workspace if labels_on_disk else InMemory(),
+            owner,
+        )
+    except BaseException:
+        owner.remove()
+        raise
+    workspace.discard(*(n for n in workspace.names() if not n.startswith("labels-")))
+
+
+def _discard_half_written(folder: Path) -> None:
+    """Remove what killed processes left, where no other client may be writing it."""
+    now = time.time()
+    if not _others(folder):
+        for path in folder.glob(".*"):
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < now:
+                    path.unlink()
+
+
+def _warn_of_memory(parent: str, n_bytes: int) -> None:
+    """Warn where the temporary folder is memory under another name."""
+    here = Path(parent).resolve()
+    mounts = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
+    above = [str(folder) for folder in (here, *here.parents)]
+    kind = next((mounts[folder] for folder in above if folder in mounts), "")
+    if kind in ("tmpfs", "ramfs"):
+        warnings.warn(
+            f"{n_bytes >> 20} MiB of intermediate results go to {parent}, which is in "
+            f"memory ({kind}). Pass work_dir, or set dask's temporary_directory.",
+            stacklevel=5,
+        )
+
+
+def _first_manifest(
+    folder: Path, identity: dict[str, Any], seed: int
+) -> dict[str, Any]:
+    """Write the manifest, unless another client was first."""
+    content = json.dumps({"seed": seed, **identity}, default=str, indent=1)
+    text = json.dumps({"crc": zlib.crc32(content.encode()), "fit": content})
+    publish(folder / "manifest.json", text.encode())
+    found = _read_manifest(folder)
+    assert found is not None
+    return found
+
+
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Read the manifest; without a good one, what else is there is worth nothing."""
+    path = folder / "manifest.json"
+    if not path.exists():
+        return None
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        written = json.loads(path.read_text())
+        if zlib.crc32(written["fit"].encode()) == written["crc"]:
+            fit: dict[str, Any] = json.loads(written["fit"])
+            return fit
+    warnings.warn(f"{path} is damaged; the fit begins anew.", stacklevel=6)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    return None
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Warn of another client in the same folder: no harm, but the same work twice.
+
+    Each adds its lock before it looks, so one of two that begin together sees the
+    other. A lock from elsewhere may be that of a dead process: it is warned of once.
+    """
+    own = _own_lock(folder)
+    with suppress(OSError):  # on a full disk a finished fit can still be read
+        own.touch()
+    others = _others(folder)
+    for path in others:
+        host, process = _owner_of(path)
+        warnings.warn(
+            f"Process {process} on {host} seems to be at the same fit in {folder}. "
+            "Both will end well, but do the same work.",
+            stacklevel=6,
+        )
+    try:
+        yield
+    finally:
+        elsewhere = [p for p in others if _owner_of(p)[0] != socket.gethostname()]
+        for path in (own, *elsewhere):
+            path.unlink(missing_ok=True)
+
+
+def _own_lock(folder: Path) -> Path:
+    return folder / f"lock-{socket.gethostname()}-{os.getpid()}"
+
+
+def _owner_of(lock: Path) -> tuple[str, int]:
+    """Tell host and process from the name of a lock."""
+    _, _, owner = lock.name.partition("-")
+    host, _, process = owner.rpartition("-")
+    return host, int(process)
+
+
+def _others(folder: Path) -> list[Path]:
+    """Locks of other clients, but for those of dead processes of this machine."""
+    others = []
+    for path in sorted({*folder.glob("lock-*")} - {_own_lock(folder)}):
+        host, process = _owner_of(path)
+        if host == socket.gethostname() and not psutil.pid_exists(process):
+            path.unlink(missing_ok=True)
+        else:
+            others.append(path)
+    return others

@@ -1,0 +1,70 @@
+"""What the stages of a fit hand to each other, in the order data flows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from hkmeans_dask.kmeans.axes import ALL_DIMENSIONS
+
+if TYPE_CHECKING:
+    from hkmeans_dask.kmeans.kernels import Array, Index
+
+Parts = list[Any]
+"""Training rows, part by part: `rows.Rows` or `StoredRows`, or Delayed of them."""
+
+
+class Coarse(NamedTuple):
+    """What the coarse stage decided."""
+
+    offset: Array
+    """(n_samples,), in the dtype of the training rows."""
+
+    centers: Array
+    """(n_big_clusters, n_samples)."""
+
+    spread: float = 0.0
+    """Mean squared distance of training rows to their centers, of those of lowest rank;
+    0 if not known."""
+
+    unit: bool = False
+    """Whether training rows and centers have unit length."""
+
+    weighted: bool = False
+    """Whether training rows have weights, in their last column."""
+
+    axes: Array = ALL_DIMENSIONS
+    """(n_samples, n_axes), along which the rows of big clusters are trained, if any."""
+
+    @property
+    def origins(self) -> Array:
+        """From where the rows of each big cluster are seen: its center.
+
+        Directions are seen from the origin.
+        """
+        return np.zeros_like(self.centers) if self.unit else self.centers
+
+
+class Partitions(NamedTuple):
+    """The training rows by big cluster."""
+
+    parts: Any
+    """All parts sorted by big cluster, Delayed: tasks gather from them what they need,
+    so that no partition waits in the memory of a worker for the task that trains."""
+
+    groups: Index
+    """(n_big_clusters,), the group of rows that each big cluster has in the parts."""
+
+    shares: Index
+    """(n_big_clusters,), the small clusters of each big one."""
+
+    coarse: Coarse
+    """The big clusters that have training rows; the others are gone."""
+
+    total: Array
+    """Checksum of all training rows, uint64."""
+
+    source: Parts
+    """What `parts` is made of: a cluster forgets what no client refers to, and a
+    Delayed does not refer to what is nested in its arguments."""
