@@ -1,4 +1,4 @@
-"""HierarchicalKMeans: the estimator. `fit` reads as the list of its stages."""
+"""HierarchicalKMeans: what users see. The stages of `fit` are in `fitting`."""
 
 from __future__ import annotations
 

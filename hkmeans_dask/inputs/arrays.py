@@ -1,4 +1,4 @@
-"""What comes in: arrays of every kind, axes, parameters, checks.
+"""What comes in: arrays of every kind, as blocks of features in rows.
 
 Whatever X is, the stages see a dask array ``[n_features, n_samples]`` whose blocks
 hold whole features, or which `stages.copy` makes so. What can be refused before data is

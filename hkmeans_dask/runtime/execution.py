@@ -1,4 +1,4 @@
-"""Which scheduler runs this, and how: versions, BLAS threads, retries, tasks per block.
+"""Which scheduler runs this, and how: versions, retries, threads, what is held.
 
 The scheduler is found the way dask finds it: ``dask.config`` or a ``with
 dask.config.set(scheduler=...)``, then the active ``Client``, then the collection's
@@ -8,12 +8,6 @@ Another version of this package may compute other bits. A cluster's processes ar
 for theirs before the first task, and every task carries the client's version, for
 workers that come later. One without the package cannot load a task and leaves its
 cluster. (dask itself warns of other versions of dask, NumPy and Python.)
-
-BLAS rounds by its number of threads, so every task that multiplies matrices runs with
-one. `one_blas_thread` counts, under a lock, the tasks of this process that need it:
-the first sets the limit and the last restores the old one. It therefore holds in
-threads, processes and workers of any kind, also when the user computes a lazy result
-long after we returned it.
 """
 
 from __future__ import annotations

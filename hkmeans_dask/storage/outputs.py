@@ -1,4 +1,4 @@
-"""Zarr stores: open, create, save, load. With `source`, all that imports zarr.
+"""Zarr outputs: created, written block by block, made visible when complete.
 
 What is written appears only when it is complete: into a sibling folder that is renamed
 at the end (in place for stores that cannot rename), with ``status: "complete"`` set

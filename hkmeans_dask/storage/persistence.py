@@ -1,4 +1,4 @@
-"""How a fitted model becomes a Zarr group, and back: arrays and JSON, no pickles."""
+"""`to_zarr` and `from_zarr`: what of an estimator goes to a model, and back."""
 
 from __future__ import annotations
 
