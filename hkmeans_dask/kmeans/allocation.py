@@ -48,7 +48,7 @@ size and spread 0.9 left 1% less inertia.
 """
 
 LARGEST_WEIGHT = 2**30
-"""Weights of sums of squares are integers up to this: their products fit in 64 bits."""
+"""Weights of sums of squares are integers up to this."""
 
 
 def gain_weights(within: Array) -> Index:
@@ -105,14 +105,16 @@ def allocate(weights: Index, capacities: Index, total: int) -> Index:
     >>> allocate(np.array([60, 3, 1]), np.array([2, 10, 10]), 10)
     array([2, 6, 2])
     """
-    total = min(total, int(capacities.sum()))
+    total = min(total, sum(capacities.tolist()))
+    # Integers of Python: products of large weights do not fit in 64 bits.
+    weights, capacities = weights.astype(object), capacities.astype(object)
     shares = np.zeros(len(weights), np.int64)
     free = np.ones(len(weights), bool)
     while free.any():
         left = total - int(shares.sum())
         weight = weights[free]
         # In units of 1 / weight.sum(): quotas and bounds stay exact integers.
-        quotas, unit = left * weight, int(weight.sum())
+        quotas, unit = left * weight, weight.sum()
         below = np.maximum(unit - quotas, 0)
         above = np.maximum(quotas - capacities[free] * unit, 0)
         if not below.any() and not above.any():
@@ -161,7 +163,7 @@ def allocate_distinct(
 
 def _largest_remainders(quotas: Index, unit: int, total: int) -> Index:
     """Round ``quotas / unit`` to integers that sum to `total`."""
-    shares, remainders = np.divmod(quotas, unit)
+    shares = (quotas // unit).astype(np.int64)
     missing = total - int(shares.sum())
-    shares[np.argsort(-remainders, kind="stable")[:missing]] += 1
+    shares[np.argsort(-(quotas % unit), kind="stable")[:missing]] += 1
     return shares

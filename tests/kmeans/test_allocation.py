@@ -47,6 +47,39 @@ def exact_shares(weights, capacities, total):
     return shares(low)
 
 
+@st.composite
+def large_cases(draw):
+    n_shares = draw(st.integers(1, 8))
+    size = {"min_size": n_shares, "max_size": n_shares}
+    large = st.one_of(st.integers(1, 3), st.integers(2**28, 2**30))
+    weights = np.array(draw(st.lists(large, **size)))
+    capacities = np.array(draw(st.lists(st.integers(1, 2**40), **size)))
+    return weights, capacities, draw(st.integers(n_shares, 2**42))
+
+
+@many
+@given(large_cases())
+def test_large_numbers_are_shared_exactly(case):
+    weights, capacities, total = case
+    shares = allocate(*case)
+    assert sum(shares.tolist()) == min(total, sum(capacities.tolist()))
+    exact = exact_shares(*case)
+    for share, wanted, most in zip(shares.tolist(), exact, capacities, strict=True):
+        assert 1 <= share <= most
+        assert abs(share - wanted) < 1
+
+
+@pytest.mark.timeout(20)
+def test_one_large_cluster_beside_many_even_ones_ends():
+    """As 150,000 clusters of features of which most are background."""
+    weights = np.array([1] + [2**30] * 386)
+    capacities = np.array([34_000_000] + [11_000] * 386)
+    shares = allocate(weights, capacities, 150_000)
+    assert shares.sum() == 150_000
+    assert shares[0] == 1
+    assert set(shares[1:]) == {388, 389}
+
+
 @pytest.mark.parametrize(
     ("weights", "capacities", "total", "expected"),
     [
