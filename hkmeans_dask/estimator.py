@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from hkmeans_dask import reduction
 from hkmeans_dask.compat import output_container
 from hkmeans_dask.fitting import run_stages, workspaces
-from hkmeans_dask.inputs import arrays, checks, identity, labelled
+from hkmeans_dask.inputs import arrays, checks, fit_key, xarrays
 from hkmeans_dask.inputs.weights import read_weights
 from hkmeans_dask.kmeans.hierarchy import Hierarchy
 from hkmeans_dask.planning.job import job_of
@@ -56,7 +56,7 @@ class HierarchicalKMeans(
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     ClusterMixin,
-    labelled.Labelled,
+    xarrays.Labelled,
     Diagnostics,
     ZarrPersistence,
     BaseEstimator,
@@ -260,9 +260,9 @@ class HierarchicalKMeans(
         """
         parameters = self.get_params(deep=False)
         checks.check_parameters(parameters)
-        X, features = labelled.unlabel(X, self.feature_axis)
+        X, features = xarrays.unlabel(X, self.feature_axis)
         job = self._job(X, feature_weight)
-        described = identity.describe(X, job.features, self._axis)
+        described = fit_key.describe(X, job.features, self._axis)
         seconds: dict[str, float] = {}
         with (
             shown(self.verbose),
@@ -305,7 +305,7 @@ class HierarchicalKMeans(
             If a parameter or X breaks its rule.
         """
         checks.check_parameters(self.get_params(deep=False))
-        X, _ = labelled.unlabel(X, self.feature_axis)
+        X, _ = xarrays.unlabel(X, self.feature_axis)
         job = clone(self)._job(X)
         return plan_fit(job, arrays.stored_bytes(X, job.features), self.work_dir)
 

@@ -15,7 +15,7 @@ import numpy as np
 from dask.utils import format_bytes
 from sklearn.utils import check_random_state
 
-from hkmeans_dask.inputs.identity import identify
+from hkmeans_dask.inputs.fit_key import identify
 from hkmeans_dask.kmeans.hierarchy import Hierarchy
 from hkmeans_dask.planning import memory
 from hkmeans_dask.planning.job import (

@@ -27,8 +27,8 @@ LEFT = {"manifest.json", "nonce", "model.npz", "labels"}
 
 SIZES = {
     "inputs.arrays.BLOCK_BYTES": 10_000 * 32 * 4,
-    "kmeans.ranks.ONE_PART_BYTES": 2**20,
-    "kmeans.ranks.PART_BYTES": 2**20,
+    "kmeans.sampling.ONE_PART_BYTES": 2**20,
+    "kmeans.sampling.PART_BYTES": 2**20,
     "stages.label.LABELS_TOGETHER": 2**15,
     "storage.outputs.CHUNK_BYTES": 2**19,
 }

@@ -9,7 +9,7 @@ import numpy as np
 from dask.base import is_dask_collection
 
 from hkmeans_dask.inputs.arrays import is_zarr
-from hkmeans_dask.inputs.labelled import is_dataarray
+from hkmeans_dask.inputs.xarrays import is_dataarray
 
 if TYPE_CHECKING:
     from hkmeans_dask.kmeans.kernels import Array

@@ -1,8 +1,10 @@
 """The clustering itself: NumPy on arrays in memory, nothing else of this package.
 
-`hierarchy` is the model and the one rule that labels; `minibatch` trains centers from
-the seeds of `seeding`, along the principal `axes` where they help; `allocation` shares
-small clusters among big ones; `ranks` choose training rows. `kernels` (distances,
-nearest centers) and `sums` (per cluster) work on tiles, which `crew` shares over
-threads. Begin with `hierarchy`, then `minibatch`.
+`hierarchy` is the model and its rule: which centers a feature is compared with; the
+arithmetic of it, and so all rounding of distances and nearest centers, is in `kernels`,
+that of sums per cluster in `sums`. `minibatch` trains centers from those of `seeding`,
+along the principal `axes` where they help, `empty_clusters` moves centers without
+points; `allocation` shares small clusters among big ones, `sampling` chooses training
+rows. `groups` and `finite` look at points; `crew` shares tiles over threads. Begin with
+`hierarchy`, then `minibatch`.
 """

@@ -114,7 +114,7 @@ def allocate(weights: Index, capacities: Index, total: int) -> Index:
         left = total - int(shares.sum())
         weight = weights[free]
         # In units of 1 / weight.sum(): quotas and bounds stay exact integers.
-        quotas, unit = left * weight, weight.sum()
+        quotas, unit = left * weight, int(weight.sum())
         below = np.maximum(unit - quotas, 0)
         above = np.maximum(quotas - capacities[free] * unit, 0)
         if not below.any() and not above.any():

@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hkmeans_dask.kmeans import kernels
+from hkmeans_dask.kmeans.empty_clusters import settle
 from hkmeans_dask.kmeans.minibatch import descend, train
-from hkmeans_dask.kmeans.occupancy import settle
 from hkmeans_dask.kmeans.sums import centers_of, sum_by_label
 
 if TYPE_CHECKING:

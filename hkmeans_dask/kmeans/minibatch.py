@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hkmeans_dask.kmeans import kernels, seeding
-from hkmeans_dask.kmeans.occupancy import occupy, refill, settle
+from hkmeans_dask.kmeans.empty_clusters import occupy, refill, settle
 from hkmeans_dask.kmeans.sums import centers_of, sum_by_label
 
 if TYPE_CHECKING:

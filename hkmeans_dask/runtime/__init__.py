@@ -1,6 +1,7 @@
 """All that touches schedulers: which one, how tasks run, what they tell.
 
-`execution` finds the scheduler, names and runs tasks, again after passing errors;
-`progress` shows bars and lines of phases, on any scheduler. May import `kmeans` alone.
-Begin with `execution`.
+`execution` finds the scheduler, runs tasks, again after passing errors, and holds their
+results; `tasks` makes and names them; `blas` limits BLAS to one thread; `progress` has
+the bars and lines of phases, and who tells them what is done on each kind of scheduler.
+May import `kmeans` alone. Begin with `execution`.
 """

@@ -2,7 +2,7 @@
 
 `copy` (where chunks do not hold whole features), `sample`, `coarse`, `partition`,
 `fine`, `refine`, `label`. Each looks for what is finished in the workspace, makes tasks
-of pure functions and waits for them; `records` are results that go on to the next. They
-never import each other: `fitting` has their order. May import `inputs`, `workspace`,
+of pure functions and waits for them. They never import each other: `fitting` has their
+order, `workspace.records` what they hand on. May import `inputs`, `workspace`,
 `runtime` and `kmeans`. Begin with `sample`.
 """

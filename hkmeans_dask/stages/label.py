@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import dask.array as da
 import numpy as np
 
-from hkmeans_dask.kmeans import kernels, ranks
+from hkmeans_dask.kmeans import kernels, sampling
 from hkmeans_dask.kmeans.hierarchy import Hierarchy
 from hkmeans_dask.runtime.tasks import map_blocks, names, task
 from hkmeans_dask.workspace.files import Record
@@ -90,7 +90,7 @@ def label_features(
     chunks = features.blocks.chunks[0]
     limit = None
     if features.in_place is None:
-        limit = ranks.key_limit(seed, sum(chunks), n_rows, features.weights)
+        limit = sampling.key_limit(seed, sum(chunks), n_rows, features.weights)
     options = (model, seed, limit, features.weight_blocks())
     labelled = [
         row[0] for row in map_blocks("label", _label, features.blocks, *options)
@@ -178,8 +178,8 @@ def _label(
         distances = distances * weights
     total = 0
     if limit is not None:
-        kept, keys = ranks.kept(seed, limit, start, start + len(points), weights)
-        total = ranks.checksum(points[kept - start], keys)
+        kept, keys = sampling.kept(seed, limit, start, start + len(points), weights)
+        total = sampling.checksum(points[kept - start], keys)
     return Block(labels.astype(np.int32), distances, total)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from dask.delayed import delayed
 
-from hkmeans_dask.kmeans import finite, kernels, ranks
+from hkmeans_dask.kmeans import finite, kernels, sampling
 from hkmeans_dask.runtime.tasks import map_blocks, names, task
 from hkmeans_dask.workspace.rows import Rows, join_weights, points_of
 
@@ -77,9 +77,9 @@ def keep_training_rows(
     n_features, n_samples = features.blocks.shape
     n_rows = min(n_rows, n_features)
     weighted = features.weights is not None
-    limit = ranks.key_limit(seed, n_features, n_rows, features.weights)
+    limit = sampling.key_limit(seed, n_features, n_rows, features.weights)
     n_bytes = n_rows * (n_samples + weighted) * features.dtype.itemsize
-    bounds = ranks.part_bounds(n_features, n_bytes, features.weights)
+    bounds = sampling.part_bounds(n_features, n_bytes, features.weights)
     found = [_find(workspace, part) for part in range(len(bounds))]
     if all(found):
         return list(found)
@@ -137,7 +137,7 @@ def _keep(
     if bad or not copy:
         return Kept(None, np.empty(0, np.int64), bad)
     weights = None if weights is None else weights[:, 0]
-    features, _ = ranks.kept(seed, limit, start, start + len(block), weights)
+    features, _ = sampling.kept(seed, limit, start, start + len(block), weights)
     rows = np.ascontiguousarray(block[features - start], dtype)
     rows = kernels.to_unit(rows)[0] if unit else rows
     if weights is not None:
@@ -160,7 +160,7 @@ def _join(
     bad = next((block.bad for block in kept if block.bad is not None), None)
     if bad is not None:
         return bad
-    features, keys = ranks.kept(seed, limit, *bound)
+    features, keys = sampling.kept(seed, limit, *bound)
     if weighted:  # of these features some have weight 0
         here = [_within(block, *bound, block.features) for block in kept]
         keys = keys[np.searchsorted(features, np.concatenate(here))]
@@ -171,7 +171,7 @@ def _join(
     else:
         array = np.concatenate([_within(block, *bound, block.rows) for block in kept])
         points = points_of(array, weighted=weighted)
-        total = ranks.checksum(points, keys)
+        total = sampling.checksum(points, keys)
         if unit:  # features without a direction are not trained on
             order = order[np.asarray(points.any(axis=1))[order]]
             starts = np.array([0, len(order)])

@@ -1,8 +1,8 @@
 """All that touches Zarr.
 
-`store` opens inputs and writes outputs, which appear when they are complete; `source`
-reads arrays block by block on any worker, checked; `chunks` decodes chunks of local
-files, a codec each; `models` saves and loads fitted models. May import `workspace` and
-`runtime`. Begin with `store` to open or write another format, with `chunks` for a
-codec.
+`opening` opens what is at a path or URL, `source` reads arrays block by block on any
+worker, checked, `chunks` decodes chunks of local files, a codec each. `outputs` are
+written block by block and appear when they are complete; `models` saves and loads a
+fitted model, `persistence` are the methods that do so. May import `workspace` and
+`runtime`. Begin with `opening` for another format, with `chunks` for a codec.
 """

@@ -13,9 +13,9 @@ from sklearn.preprocessing import StandardScaler
 
 from hkmeans_dask import HierarchicalKMeans, fitting
 from hkmeans_dask.cli.commands import main
-from hkmeans_dask.kmeans import allocation, minibatch, ranks, seeding
+from hkmeans_dask.kmeans import allocation, minibatch, sampling, seeding
 from hkmeans_dask.kmeans.minibatch import State
-from hkmeans_dask.kmeans.ranks import kept, key_limit, part_bounds
+from hkmeans_dask.kmeans.sampling import kept, key_limit, part_bounds
 from hkmeans_dask.planning import memory
 from hkmeans_dask.workspace import rows
 from tests.strategies import FLOATS, nothing_computed, unread
@@ -238,8 +238,8 @@ def test_wrong_weights_are_refused_before_X_is_read(weights, said):
 def test_the_same_bits_on_every_scheduler_and_on_disk(
     options, two_processes, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(ranks, "ONE_PART_BYTES", 2**14)
-    monkeypatch.setattr(ranks, "PART_BYTES", 2**14)
+    monkeypatch.setattr(sampling, "ONE_PART_BYTES", 2**14)
+    monkeypatch.setattr(sampling, "PART_BYTES", 2**14)
     model = HierarchicalKMeans(20, max_features_per_cluster=50, **options)
     models = []
     for scheduler in ("threads", "synchronous", two_processes):

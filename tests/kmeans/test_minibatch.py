@@ -8,9 +8,9 @@ from numpy.testing import assert_allclose
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from hkmeans_dask.kmeans import kernels, minibatch, occupancy
+from hkmeans_dask.kmeans import empty_clusters, kernels, minibatch
+from hkmeans_dask.kmeans.empty_clusters import occupy
 from hkmeans_dask.kmeans.minibatch import Schedule, State, train, update
-from hkmeans_dask.kmeans.occupancy import occupy
 from tests.strategies import FLOATS, blobs, n_distinct, nearest, quick, whole_points
 
 DEFAULT = Schedule("k-means++", 1000, 10, 10)
@@ -258,17 +258,19 @@ def test_a_center_whose_first_members_left_may_keep_another(n_gone):
     # The first members of center 1 are 4, which is nearer to center 0; 20 is not.
     points = np.array([[0.0], *[[4.0]] * n_gone, [20.0]])
     labels, centers = np.array([0] + [1] * (n_gone + 1)), np.array([[3.0], [11.5]])
-    assert occupancy.settle(points, centers, labels) is centers
+    assert empty_clusters.settle(points, centers, labels) is centers
     # Without 20, nothing is left to center 1: it moves to the farthest point.
-    moved = occupancy.settle(points[:-1], centers, labels[:-1])
+    moved = empty_clusters.settle(points[:-1], centers, labels[:-1])
     assert moved.tolist() == [[3.0], [0.0]]
 
 
 def test_a_center_without_a_label_is_looked_after():
     points = np.array([[0.0], [4.0], [20.0]])
-    moved = occupancy.settle(points, np.array([[2.0], [9.0]]), np.array([0, 0, 0]))
+    moved = empty_clusters.settle(points, np.array([[2.0], [9.0]]), np.array([0, 0, 0]))
     assert moved.tolist() == [[2.0], [9.0]], "20 is nearer to it"
-    moved = occupancy.settle(points, np.array([[2.0], [-9.0]]), np.array([0, 0, 0]))
+    moved = empty_clusters.settle(
+        points, np.array([[2.0], [-9.0]]), np.array([0, 0, 0])
+    )
     assert moved.tolist() == [[2.0], [20.0]]
 
 

@@ -10,7 +10,7 @@ from dask.callbacks import Callback
 
 from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.inputs import arrays
-from hkmeans_dask.kmeans import ranks
+from hkmeans_dask.kmeans import sampling
 from hkmeans_dask.planning.plan import size
 from tests.strategies import Watched
 
@@ -79,8 +79,8 @@ def test_reads_and_tasks_are_exact(height, n_clusters, most, durable, tmp_path):
 
 
 def test_several_parts_are_counted(monkeypatch):
-    monkeypatch.setattr(ranks, "ONE_PART_BYTES", 1000)
-    monkeypatch.setattr(ranks, "PART_BYTES", 4000)
+    monkeypatch.setattr(sampling, "ONE_PART_BYTES", 1000)
+    monkeypatch.setattr(sampling, "PART_BYTES", 4000)
     X = Watched(VALUES).blocks((100, -1))
     model = HierarchicalKMeans(20)
     plan = model.plan(X)

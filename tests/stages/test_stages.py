@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.inputs import arrays
-from hkmeans_dask.kmeans import ranks
+from hkmeans_dask.kmeans import sampling
 from hkmeans_dask.kmeans.hierarchy import Hierarchy
 from hkmeans_dask.kmeans.minibatch import Schedule
-from hkmeans_dask.kmeans.ranks import keys
+from hkmeans_dask.kmeans.sampling import keys
 from hkmeans_dask.runtime.execution import Runner
 from hkmeans_dask.stages import label
 from hkmeans_dask.stages import partition as partition_stage
@@ -57,8 +57,8 @@ def new(request, new_workspace):
 
 def cut_into_parts(monkeypatch):
     """Cut training rows into parts of 300 bytes, and labels by 30."""
-    monkeypatch.setattr(ranks, "ONE_PART_BYTES", 300)
-    monkeypatch.setattr(ranks, "PART_BYTES", 300)
+    monkeypatch.setattr(sampling, "ONE_PART_BYTES", 300)
+    monkeypatch.setattr(sampling, "PART_BYTES", 300)
     monkeypatch.setattr(label, "LABELS_TOGETHER", 30)
 
 
@@ -141,7 +141,7 @@ def test_the_same_rows_are_kept_in_the_same_order_for_any_chunks_and_parts(
         assert len(part.array) == len(part.order), "more rows are held than are kept"
     total = sum(part.total for part in parts) % 2**64
     rows = VALUES[lowest].astype(np.float32)
-    assert total == ranks.checksum(rows, np.sort(keys(seed, 0, 97))[:n_rows])
+    assert total == sampling.checksum(rows, np.sort(keys(seed, 0, 97))[:n_rows])
 
 
 @pytest.mark.parametrize("chunks", [None, (10, 3)], ids=["numpy", "dask"])
@@ -149,8 +149,8 @@ def test_the_same_rows_are_kept_in_the_same_order_for_any_chunks_and_parts(
 def test_parts_may_be_empty(new, monkeypatch, chunks, dtype):
     """A row of some MiB nearly fills a part: here 97 parts share 20 rows."""
     cut_into_parts(monkeypatch)
-    monkeypatch.setattr(ranks, "PART_BYTES", 1)
-    monkeypatch.setattr(ranks, "ONE_PART_BYTES", 1)
+    monkeypatch.setattr(sampling, "PART_BYTES", 1)
+    monkeypatch.setattr(sampling, "ONE_PART_BYTES", 1)
     X = VALUES.astype(dtype)
     found = run_all(X, new(), n_rows=20, chunks=chunks)
     assert np.array_equal(found["training rows"], X[np.argsort(keys(0, 0, 97))[:20]])
@@ -611,6 +611,6 @@ def test_a_fit_with_several_parts_gives_the_same_bits_in_memory_and_on_disk(
     whole = fit(X)
     cut_into_parts(monkeypatch)
     memory, disk = fit(X), fit(X, tmp_path)
-    assert len(ranks.part_bounds(500, 250 * 6 * 4)) == 20
+    assert len(sampling.part_bounds(500, 250 * 6 * 4)) == 20
     assert same_bits(memory, disk)
     assert same_bits(memory, whole)

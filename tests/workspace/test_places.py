@@ -19,7 +19,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from hkmeans_dask import HierarchicalKMeans, fitting
-from hkmeans_dask.kmeans import ranks
+from hkmeans_dask.kmeans import sampling
 from hkmeans_dask.planning import memory
 from hkmeans_dask.workspace import places
 from hkmeans_dask.workspace.files import InMemory, OnDisk
@@ -191,8 +191,8 @@ def test_a_fit_without_a_seed_goes_on_with_that_it_began_with(
 
 
 def test_parts_without_training_rows_are_kept_on_disk_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(ranks, "ONE_PART_BYTES", 0)
-    monkeypatch.setattr(ranks, "PART_BYTES", 10)
+    monkeypatch.setattr(sampling, "ONE_PART_BYTES", 0)
+    monkeypatch.setattr(sampling, "PART_BYTES", 10)
     parameters = {"n_clusters": 3, "max_features_per_cluster": 2}
     _, X = watched(VALUES[:20])
     expected = HierarchicalKMeans(**parameters).fit(X)

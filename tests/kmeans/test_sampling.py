@@ -8,8 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from hkmeans_dask.kmeans import ranks
-from hkmeans_dask.kmeans.ranks import checksum, kept, key_limit, keys, part_bounds
+from hkmeans_dask.kmeans import sampling
+from hkmeans_dask.kmeans.sampling import checksum, kept, key_limit, keys, part_bounds
 from tests.strategies import cuts, quick
 
 seeds = st.integers(0, 2**31 - 2)
@@ -65,7 +65,7 @@ def test_the_limit_lets_exactly_the_lowest_keys_in(n_features, n_rows):
 def keys_at_once(request):
     """Look for keys in many steps or in one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranks, "KEYS_AT_ONCE", request.param)
+        patch.setattr(sampling, "KEYS_AT_ONCE", request.param)
         yield
 
 
@@ -99,18 +99,18 @@ def test_parts_are_ranges_of_about_one_size_that_cover_all_features(n, n_bytes):
     assert np.array_equal(starts[1:], stops[:-1])
     sizes = stops - starts
     assert sizes.min() >= max(1, sizes.max() - 1)
-    assert len(bounds) <= ranks.MAX_PARTS
+    assert len(bounds) <= sampling.MAX_PARTS
 
 
 @pytest.mark.parametrize(
     ("n_features", "n_bytes", "n_parts"),
     [
         (10**6, 0, 1),
-        (10**6, ranks.ONE_PART_BYTES, 1),
-        (10**6, ranks.ONE_PART_BYTES + 1, 3),
-        (10**6, 10 * ranks.PART_BYTES, 10),
-        (10**6, 10 * ranks.PART_BYTES + 1, 11),
-        (10**6, 10**15, ranks.MAX_PARTS),
+        (10**6, sampling.ONE_PART_BYTES, 1),
+        (10**6, sampling.ONE_PART_BYTES + 1, 3),
+        (10**6, 10 * sampling.PART_BYTES, 10),
+        (10**6, 10 * sampling.PART_BYTES + 1, 11),
+        (10**6, 10**15, sampling.MAX_PARTS),
         (3, 10**15, 3),
     ],
 )
