@@ -23,6 +23,7 @@ from dask.delayed import Delayed
 
 from hkmeans_dask.inputs.checks import arithmetic_dtype
 from hkmeans_dask.inputs.tables import NUMBERS_ONLY, numbers
+from hkmeans_dask.kmeans.finite import unmasked
 
 if TYPE_CHECKING:
     from hkmeans_dask.kmeans.kernels import Array
@@ -261,7 +262,8 @@ def _check_dask(array: da.Array) -> da.Array:
             "X.compute_chunk_sizes() first, or to_dask_array(lengths=True) on a "
             "dask DataFrame."
         )
-    if scipy.sparse.issparse(meta_from_array(array)):
+    meta = unmasked(meta_from_array(array))
+    if scipy.sparse.issparse(meta):
         raise TypeError(
             "Sparse data was passed, but dense data is required. Use "
             "X.map_blocks(lambda block: block.toarray()) to convert it."
@@ -278,6 +280,8 @@ def _check_dask(array: da.Array) -> da.Array:
         remove_zero_chunks=0 not in array.shape,
         **NUMBERS_ONLY,
     )
+    # The meta may not tell, and a block that is joined with others loses its mask.
+    array = da.map_blocks(unmasked, array, dtype=array.dtype, meta=meta)
     full = tuple(tuple(n for n in sizes if n) or (0,) for sizes in array.chunks)
     return array if full == array.chunks else array.rechunk(full)
 

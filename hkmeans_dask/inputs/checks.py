@@ -6,9 +6,11 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import dask.array as da
 import numpy as np
 from sklearn.utils.validation import check_array
 
+from hkmeans_dask.kmeans.finite import unmasked
 from hkmeans_dask.kmeans.kernels import to_unit
 
 if TYPE_CHECKING:
@@ -129,6 +131,9 @@ def check_init(init: Any, n_clusters: int, n_samples: int) -> Array | None:
     """Take `init` as an array of centers, or as None when it names a method."""
     if isinstance(init, str):
         return None
+    if isinstance(init, da.Array):
+        init = da.map_blocks(unmasked, init, "init", dtype=init.dtype).compute()
+    unmasked(init, "init")
     try:
         centers: Array = check_array(init, dtype="numeric", input_name="init")
     except ValueError as error:

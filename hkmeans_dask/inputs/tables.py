@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.utils.validation import check_array
 
 from hkmeans_dask.inputs.checks import arithmetic_dtype
+from hkmeans_dask.kmeans.finite import unmasked
 
 if TYPE_CHECKING:
     from hkmeans_dask.kmeans.kernels import Array
@@ -26,7 +27,7 @@ NUMBERS_ONLY: dict[str, Any] = {
 def numbers(X: Any) -> Array:
     """Take an array, a table, or what converts to an array, of real numbers."""
     try:
-        array: Array = check_array(X, **NUMBERS_ONLY)
+        array: Array = check_array(unmasked(X), **NUMBERS_ONLY)
         arithmetic_dtype(array.dtype)
     except (TypeError, ValueError) as error:
         if found := _not_numbers(X):

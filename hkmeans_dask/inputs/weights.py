@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
-from dask.base import is_dask_collection
 
 from hkmeans_dask.inputs.arrays import is_zarr
 from hkmeans_dask.inputs.xarrays import is_dataarray
+from hkmeans_dask.kmeans.finite import unmasked
 
 if TYPE_CHECKING:
     from hkmeans_dask.kmeans.kernels import Array
@@ -38,14 +38,15 @@ def read_weights(given: Any, n_features: int) -> Array | None:
         return None
     given = given.data if is_dataarray(given) else given
     if not (isinstance(given, da.Array) or is_zarr(given)):
-        given = np.asarray(given)
+        given = np.asarray(unmasked(given, "feature_weight"))
     check_weights_shape(given.shape, n_features)
     if is_zarr(given):
         from hkmeans_dask.storage import source
 
         given = source.read(given)
-    elif is_dask_collection(given):
-        given = given.compute()
+    elif isinstance(given, da.Array):
+        what = (given, "feature_weight")
+        given = da.map_blocks(unmasked, *what, dtype=given.dtype).compute()
     weights = check_weights(given)
     return None if (weights == 1).all() else weights
 

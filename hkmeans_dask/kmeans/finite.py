@@ -1,8 +1,8 @@
-"""Values that are not finite: where the first one is."""
+"""Values that are not finite, or masked: refused, and the first one named."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -41,3 +41,21 @@ def not_finite(bad: Bad, which: str = "the first") -> str:
         f"Input X contains {bad.value}: {which} is in feature {bad.feature}. "
         "HierarchicalKMeans takes finite values only; drop or impute such features."
     )
+
+
+def unmasked(values: Any, name: str = "X") -> Any:
+    """Give back what is no masked array; NumPy would take masked values as they are.
+
+    Raises
+    ------
+    ValueError
+        If it is one, with the way to fill it.
+    """
+    if isinstance(values, np.ma.MaskedArray):
+        raise ValueError(
+            f"{name} is a masked array, whose masked values would be taken as they "
+            f"are. Fill them first: np.ma.filled({name}, np.nan), or of dask "
+            f"da.ma.filled({name}, np.nan). Values that are not finite are refused, so "
+            "drop or impute such features."
+        )
+    return values

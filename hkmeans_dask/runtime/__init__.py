@@ -3,5 +3,5 @@
 `execution` finds the scheduler, runs tasks, again after passing errors, and holds their
 results; `tasks` makes and names them; `blas` limits BLAS to one thread; `progress` has
 the bars and lines of phases, and who tells them what is done on each kind of scheduler.
-May import `kmeans` alone. Begin with `execution`.
+May import `kmeans` and `compat`. Begin with `execution`.
 """

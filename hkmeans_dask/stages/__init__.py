@@ -3,6 +3,6 @@
 `copy` (where chunks do not hold whole features), `sample`, `coarse`, `partition`,
 `fine`, `refine`, `label`. Each looks for what is finished in the workspace, makes tasks
 of pure functions and waits for them. They never import each other: `fitting` has their
-order, `workspace.records` what they hand on. May import `inputs`, `workspace`,
-`runtime` and `kmeans`. Begin with `sample`.
+order, `workspace.records` what they hand on. May import `inputs` and all
+below. Begin with `sample`.
 """
