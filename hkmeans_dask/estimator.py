@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hkmeans_dask import reduction
 from hkmeans_dask.compat import output_container
-from hkmeans_dask.fitting import run_stages, workspaces
+from hkmeans_dask.fitting import fitted
 from hkmeans_dask.inputs import arrays, checks, fit_key, xarrays
 from hkmeans_dask.inputs.weights import read_weights
 from hkmeans_dask.kmeans.hierarchy import Hierarchy
@@ -264,12 +264,10 @@ class HierarchicalKMeans(
         job = self._job(X, feature_weight)
         described = fit_key.describe(X, job.features, self._axis)
         seconds: dict[str, float] = {}
-        with (
-            shown(self.verbose),
-            workspaces(job, X, parameters, described) as places,
-        ):
-            hierarchy, labels, passes = run_stages(job, places, seconds)
-            self._set_fitted(job.features, hierarchy, labels, places.owner)
+        how = (parameters, described, seconds)
+        with shown(self.verbose):
+            places, hierarchy, labels, passes = fitted(job, X, *how)
+        self._set_fitted(job.features, hierarchy, labels, places.owner)
         self.n_passes_ = passes + (2 if job.features.whole else 3)
         self._features, self._seconds = features, seconds
         self._origin = {"seed": places.seed, "input": described}

@@ -15,7 +15,7 @@ import numpy as np
 from dask.utils import format_bytes
 from sklearn.utils import check_random_state
 
-from hkmeans_dask.inputs.fit_key import identify
+from hkmeans_dask.inputs.fit_key import identify, is_known
 from hkmeans_dask.kmeans.hierarchy import Hierarchy
 from hkmeans_dask.planning import memory
 from hkmeans_dask.planning.job import (
@@ -33,7 +33,8 @@ from hkmeans_dask.stages.partition import partition
 from hkmeans_dask.stages.refine import begin_with, refine
 from hkmeans_dask.stages.sample import keep_training_rows
 from hkmeans_dask.workspace.files import Damaged, OnDisk
-from hkmeans_dask.workspace.places import durable, temporary
+from hkmeans_dask.workspace.places import durable, outdate, temporary
+from hkmeans_dask.workspace.rows import RAW
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -46,8 +47,32 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 10
-"""Damaged files that one fit computes again, at most: more is a failing disk."""
+
+class Changed(ValueError):
+    """X has not the values that it had in an earlier read."""
+
+
+class Outdated(Exception):
+    """What an earlier fit left is of an X that has changed since."""
+
+
+def fitted(
+    job: Job,
+    X: Any,
+    parameters: dict[str, Any],
+    described: dict[str, Any],
+    seconds: dict[str, float],
+) -> tuple[Places, Hierarchy, Labels, int]:
+    """Choose the workspaces and run the stages there; see `run_stages`.
+
+    Anew, where what an earlier fit left in them is of an X that has changed since.
+    """
+    while True:
+        with workspaces(job, X, parameters, described) as places:
+            try:
+                return places, *run_stages(job, places, seconds)
+            except Outdated:
+                outdate(places)
 
 
 def workspaces(
@@ -68,7 +93,8 @@ def workspaces(
     seed = int(check_random_state(parameters["random_state"]).randint(2**31 - 1))
     if work_dir is not None:
         identity = identify(X, job.features, parameters, seed) | described
-        return durable(work_dir, identity, seed)
+        drawn = parameters["random_state"] is None
+        return durable(work_dir, identity, seed, known=is_known(X), drawn=drawn)
     return temporary(
         seed,
         rows_bytes=sizes.rows if on_disk else 0,
@@ -112,14 +138,19 @@ def run_stages(
     ValueError
         If X has values that are not finite, or changed between the passes.
     """
-    for attempt in range(ATTEMPTS):
+    going_on = bool(places.workspace.names())
+    if going_on and not places.known:
+        _forget_copy(places.workspace)
+    seen: set[str] = set()
+    while True:
         try:
             return _run_stages(job, places, seconds)
+        except Changed as changed:
+            if going_on:
+                raise Outdated from changed
+            raise
         except Damaged as damaged:
-            if attempt == ATTEMPTS - 1:
-                raise
-            _discard(damaged, places.workspace, places.label_space)
-    raise AssertionError("unreachable")
+            seen |= _discard_damaged(damaged, seen, places)
 
 
 def _run_stages(
@@ -131,13 +162,13 @@ def _run_stages(
         model = _train(job, places, seconds)
         if job.refine:
             model = _refine(job, model, places, seconds)
+    what = (job.features, job.n_rows, places.seed, model)
+    where = (places.label_space, job.runner)
     with phase("label", seconds):
-        labels = label_features(
-            job.features, job.n_rows, places.seed, model, places.label_space, job.runner
-        )
+        labels = label_features(*what, *where, again=not places.known)
     (found,) = job.runner.compute(model)
     if int(found["total"]) != labels.total:
-        raise ValueError(
+        raise Changed(
             "X changed while it was read: the training rows of the first pass are not "
             "those of the last one. Fit again when nothing writes to it."
         )
@@ -165,6 +196,8 @@ def _train(job: Job, places: Places, seconds: dict[str, float]) -> Any:
     if (nested := workspace.find(name)) is not None:
         return nested
     init, runner = job.init, job.runner
+    # Passes of refinement that began from other centers than those to come.
+    workspace.discard(*(n for n in workspace.names() if n.startswith("refine-")))
     with phase("sample", seconds):
         what = (job.features, job.n_rows, seed, workspace, runner)
         parts = keep_training_rows(*what, unit=job.schedule.unit)
@@ -193,12 +226,35 @@ def _refine(job: Job, model: Any, places: Places, seconds: dict[str, float]) -> 
         return refine(job.features, model, *how, exact=exact)
 
 
-def _discard(damaged: Damaged, *workspaces: InMemory | OnDisk) -> None:
-    """Remove a damaged file, so that it is computed again."""
-    warnings.warn(
-        f"The workspace file {damaged.name} is damaged ({damaged.reason}) and is "
-        "computed again.",
-        stacklevel=2,
-    )
-    for workspace in workspaces:
-        workspace.discard(damaged.name)
+def _discard_damaged(damaged: Damaged, seen: set[str], places: Places) -> set[str]:
+    """Remove all damaged files, so that they are computed again; give their names.
+
+    Raises
+    ------
+    OSError
+        If one that was computed again is damaged again: the disk fails.
+    """
+    found = {damaged.name: damaged.reason}
+    spaces = {id(space): space for space in (places.workspace, places.label_space)}
+    for space in spaces.values():
+        found |= space.damaged()
+    if again := [name for name in found if name.removesuffix(RAW) in seen]:
+        name = min(again)
+        raise OSError(
+            f"The workspace file {name} is damaged again ({found[name]}) right after "
+            "it was written: its disk fails. Pass a work_dir elsewhere."
+        ) from damaged
+    for name, reason in sorted(found.items()):
+        warnings.warn(
+            f"The workspace file {name} is damaged ({reason}) and is computed again.",
+            stacklevel=2,
+        )
+    for space in spaces.values():
+        space.discard(*found)
+    return {name.removesuffix(RAW) for name in found}
+
+
+def _forget_copy(workspace: InMemory | OnDisk) -> None:
+    """Remove a copy of an X of which nobody knows whether it is still the same."""
+    copies = (name for name in workspace.names() if name.startswith("copy-"))
+    workspace.discard(*copies)

@@ -55,6 +55,12 @@ def counting_store():
 
 
 @pytest.fixture
+def content_is_known(monkeypatch):
+    """Take dask arrays that count their reads for such whose content is known."""
+    monkeypatch.setattr("hkmeans_dask.fitting.is_known", lambda X: True)
+
+
+@pytest.fixture
 def one_openmp_thread():
     """Let nilearn's k-means not spin for cores that other processes hold: 50 x."""
     with threadpool_limits(1, user_api="openmp"):

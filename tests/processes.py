@@ -22,7 +22,7 @@ import zarr
 
 PHASES = ("sample", "coarse", "partition", "fine", "label")
 
-LEFT = {"manifest.json", "nonce", "model.npz", "labels"}
+LEFT = {"manifest.json", "nonce", "model.npz", "labels", "done"}
 """Kinds of files that stay in the folder of a fit that is done."""
 
 SIZES = {

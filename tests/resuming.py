@@ -25,7 +25,7 @@ def listed(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-DONE = ["labels-0.npz", "manifest.json", "model.npz", "nonce"]
+DONE = ["done", "labels-0.npz", "manifest.json", "model.npz", "nonce"]
 
 
 class Interrupted(RuntimeError):

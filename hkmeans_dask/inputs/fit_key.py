@@ -1,9 +1,15 @@
-"""What an input is, and what makes a fit the same fit."""
+"""What an input is, and what makes a fit the same fit.
+
+The name of a dask array is that of its graph: what the graph reads may have changed. So
+has the content of a store that tells neither size nor time of its chunks. Of these a
+later fit does not know whether they are the same, and has to read them: `is_known`.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import dask.array as da
 import numpy as np
 from dask.base import tokenize
 
@@ -16,15 +22,39 @@ if TYPE_CHECKING:
 def describe(X: Any, features: Features, feature_axis: int) -> dict[str, Any]:
     """Shape, dtype and fingerprint of X as given; memory has no fingerprint."""
     fingerprint = None
-    if is_zarr(X):
+    array = _plainly_zarr(X)
+    if array is not None:
         from hkmeans_dask.storage import source
 
-        fingerprint = source.fingerprint(X)
+        fingerprint = source.fingerprint(array)
     elif is_lazy(X):
         fingerprint = tokenize(X)
     blocks = features.blocks
     shape = blocks.shape if feature_axis == 0 else blocks.shape[::-1]
     return {"shape": shape, "dtype": str(blocks.dtype), "fingerprint": fingerprint}
+
+
+def is_known(X: Any) -> bool:
+    """Whether the description of X tells it from an X of other values."""
+    array = _plainly_zarr(X)
+    if array is None:
+        return not is_lazy(X)
+    from hkmeans_dask.storage import source
+
+    return source.tells_changes(array)
+
+
+def _plainly_zarr(X: Any) -> Any:
+    """Give the Zarr array that X is, or all that the graph of X reads; else None."""
+    if is_zarr(X):
+        return X
+    if not isinstance(X, da.Array) or not X.name.startswith("from-zarr-"):
+        return None
+    graph = dict(X.__dask_graph__())
+    values = (getattr(node, "value", node) for node in graph.values())
+    arrays = [value for value in values if is_zarr(value)]
+    alone = len(arrays) == 1 and len(graph) == X.npartitions + 1
+    return arrays[0] if alone else None
 
 
 def identify(

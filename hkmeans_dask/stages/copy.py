@@ -199,5 +199,5 @@ def _warn(copy: Copy, n_bytes: int, workspace: OnDisk) -> None:
         f"and blocks of whole features would exceed {arrays.JOINED_BYTES >> 20} MiB: "
         f"{format_bytes(n_bytes)} of it are copied to {workspace.folder} first. To "
         f"spare that, store X in chunks of about {copy.chunks[0][0]} whole features.",
-        stacklevel=7,
+        stacklevel=8,
     )

@@ -13,6 +13,7 @@ from hkmeans_dask.kmeans.axes import train_along
 from hkmeans_dask.kmeans.hierarchy import Hierarchy, label_coarse
 from hkmeans_dask.runtime.blas import one_blas_thread
 from hkmeans_dask.runtime.tasks import names, task
+from hkmeans_dask.workspace.files import digest
 from hkmeans_dask.workspace.rows import gather_partition
 
 if TYPE_CHECKING:
@@ -66,14 +67,15 @@ def train_fine(
     seeds = _seeds(init, coarse) if init is not None else [None] * len(shares)
     yardstick = SPREAD_LEFT * coarse.spread
     axes = task("axes", np.asarray, coarse.axes)  # one copy, not one a big cluster
+    of = digest(coarse.offset, coarse.centers, shares)
     fine, lacking = [], []
     for big, (group, share, origin, given) in enumerate(
         zip(partitions.groups, shares, coarse.origins, seeds, strict=True)
     ):
         rows = (partitions.parts, int(group), origin, axes)
         start = (int(share), schedule, [seed, 1, big], yardstick, given)
-        where = (workspace, f"fine-{big}")
-        found = workspace.find(f"fine-{big}")
+        where = (workspace, f"fine-{big}", of)
+        found = workspace.find(f"fine-{big}", of=of)
         if found is None:
             found = task("fine", _train, *rows, *start, *where, rank=int(share))
             lacking.append(found)
@@ -97,6 +99,7 @@ def _train(
     given: Array | None,
     workspace: InMemory | OnDisk,
     name: str,
+    of: int,
 ) -> Arrays:
     weighted = schedule.weighted
     points, weights = gather_partition(parts, group, origin, weighted=weighted)
@@ -104,7 +107,7 @@ def _train(
     seeds = None if given is None else given - origin
     how = {"seeds": seeds, "spread": yardstick, "weights": weights}
     centers = train_along(axes, points, n_clusters, schedule, rng, **how)
-    return workspace.save(name, centers=centers + origin)
+    return workspace.save(name, of=of, centers=centers + origin)
 
 
 @one_blas_thread

@@ -16,7 +16,7 @@ import numpy as np
 from hkmeans_dask.kmeans import kernels, sampling
 from hkmeans_dask.kmeans.hierarchy import Hierarchy
 from hkmeans_dask.runtime.tasks import map_blocks, names, task
-from hkmeans_dask.workspace.files import Record
+from hkmeans_dask.workspace.files import Record, digest
 from hkmeans_dask.workspace.labels import StoredLabels
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def label_features(
     model: Any,
     workspace: InMemory | OnDisk,
     runner: Runner,
+    *,
+    again: bool = False,
 ) -> Labels:
     """Read X once more and label it.
 
@@ -81,6 +83,8 @@ def label_features(
         From `train_fine`.
     workspace : InMemory or OnDisk
     runner : Runner
+    again : bool, default=False
+        Whether to read all of X, also where labels are there already.
 
     Returns
     -------
@@ -96,10 +100,11 @@ def label_features(
         row[0] for row in map_blocks("label", _label, features.blocks, *options)
     ]
     groups, needed = [], []
+    of = None if again or not workspace.on_disk else _digest(model, runner)
     bounds, cuts = group_blocks(chunks)
     for number, (first, last) in enumerate(itertools.pairwise(cuts)):
         name = f"labels-{number}"
-        found = workspace.find(name, verify=True)
+        found = None if of is None else workspace.find(name, verify=True, of=of)
         if found is None:
             blocks = labelled[first:last]
             found = task("labels", _join, blocks, model, workspace, name)
@@ -115,6 +120,16 @@ def label_features(
         np.ldexp(inertia.sum(), features.weight_exponent),
     )
     return Labels(done, bounds, sizes, inertia, total)
+
+
+def _digest(model: Any, runner: Runner) -> int:
+    """Checksum of all that the labels are derived from."""
+    (found,) = runner.compute(model)
+    return _digest_of(found)
+
+
+def _digest_of(model: Arrays) -> int:
+    return digest(*(model[name] for name in Hierarchy._fields))
 
 
 def are_labelled(features: Features, workspace: InMemory | OnDisk) -> bool:
@@ -194,6 +209,7 @@ def _join(
     n_clusters = len(model["fine"])
     return workspace.save(
         name,
+        of=_digest_of(model) if workspace.on_disk else 0,
         labels=labels,
         sizes=np.bincount(labels, minlength=n_clusters),
         inertia=np.bincount(labels, weights=distances, minlength=n_clusters),

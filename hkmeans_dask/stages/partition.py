@@ -78,7 +78,7 @@ def partition(
     partitions : Partitions
     """
     split = _split_all(parts, coarse, workspace, runner)
-    shared = workspace.find("shares")
+    shared = workspace.find("shares", of=coarse.digest)
     if shared is None:
         how = (n_clusters, allocation, init)
         shared = _share(split, coarse, *how, workspace, runner)
@@ -94,7 +94,7 @@ def _split_all(
     split: Parts = []
     lacking = []
     for number, part in enumerate(parts):
-        found = workspace.find_rows(f"partition-{number}")
+        found = workspace.find_rows(f"partition-{number}", of=coarse.digest)
         if found is None:
             how = (part, coarse, workspace, number)
             lacking.append(task("partition", _split, *how))
@@ -147,7 +147,8 @@ def _share(
         "%d big clusters of %d to %d training rows, %d to %d small clusters each",
         *(len(kept), sizes[kept].min(), sizes[kept].max(), shares.min(), shares.max()),
     )
-    return workspace.save("shares", kept=kept, shares=shares, total=total)
+    found = {"kept": kept, "shares": shares, "total": total}
+    return workspace.save("shares", of=coarse.digest, **found)
 
 
 @one_blas_thread
@@ -161,9 +162,10 @@ def _split(
     may find that it is done.
     """
     name = f"partition-{number}"
-    saved: Rows | StoredRows | None = workspace.find_rows(name)
+    of = coarse.digest
+    saved: Rows | StoredRows | None = workspace.find_rows(name, of=of)
     if saved is None:
-        saved = workspace.save_rows(name, _sorted(part, coarse))
+        saved = workspace.save_rows(name, _sorted(part, coarse), of=of)
     workspace.discard(f"training-{number}")
     return saved
 

@@ -272,7 +272,9 @@ def _move(
     outcome = Outcome(settled, found.inertia, gain, len(empty))
     levels = (hierarchy.offset, hierarchy.coarse, fine)
     moved = Hierarchy.arrange(*levels, exact=exact, unit=unit)
-    told = {field: np.array(value) for field, value in outcome._asdict().items()}
+    told: dict[str, Any] = {
+        field: np.array(value) for field, value in outcome._asdict().items()
+    }
     return workspace.save(name, total=model["total"], **told, **moved._asdict())
 
 

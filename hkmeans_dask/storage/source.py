@@ -239,6 +239,12 @@ def fingerprint(array: Any) -> str:
     return found
 
 
+def tells_changes(array: Any) -> bool:
+    """Whether the store tells size and time (or ETag) of all that is there."""
+    known = _listing(array).values()
+    return bool(known) and all({*facts[1:]} - {"None"} for facts in known)
+
+
 def _listing(array: Any) -> dict[str, tuple[Any, ...]]:
     """Give what is in the store for an array: key, and size and time if it tells."""
     store, base = array.store, array.path

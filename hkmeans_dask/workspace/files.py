@@ -27,6 +27,7 @@ import os
 import socket
 import uuid
 import zipfile
+import zlib
 from contextlib import contextmanager, suppress
 from errno import EDQUOT, ENOSPC
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -48,6 +49,9 @@ MAKE_SPACE = (
 )
 """What to do when a workspace is full."""
 
+OF = "of"
+"""The array of a record that tells what it was derived from."""
+
 LAYOUT = "layout.json"
 """The member of an archive that has dtype and shape of each array."""
 
@@ -65,21 +69,31 @@ class InMemory:
 
     on_disk = False
 
-    def find(self, name: str, *, verify: bool = False) -> Arrays | None:
+    def find(
+        self, name: str, *, verify: bool = False, of: int | None = None
+    ) -> Arrays | None:
         """Find nothing: what is not held by the scheduler is to be computed."""
         return None
 
-    def find_rows(self, name: str) -> StoredRows | None:
+    def find_rows(self, name: str, *, of: int | None = None) -> StoredRows | None:
         """Find nothing either."""
         return None
 
-    def save(self, name: str, **arrays: Array) -> Arrays:
+    def save(self, name: str, *, of: int = 0, **arrays: Array) -> Arrays:
         """Keep named arrays."""
         return arrays
 
-    def save_rows(self, name: str, rows: Rows) -> Rows:
+    def save_rows(self, name: str, rows: Rows, *, of: int = 0) -> Rows:
         """Keep rows, without a copy."""
         return rows
+
+    def names(self) -> list[str]:
+        """List nothing."""
+        return []
+
+    def damaged(self) -> dict[str, str]:
+        """Find nothing damaged."""
+        return {}
 
     def discard(self, *names: str) -> None:
         """Leave it to the scheduler, which forgets what is no longer needed."""
@@ -112,6 +126,10 @@ class _Archive:
         header = len(data) - dtype.itemsize * size
         array: Array = np.frombuffer(data, dtype, size, header).reshape(shape)
         return array.copy()
+
+    def __contains__(self, key: str) -> bool:
+        """Whether it has an array of that name."""
+        return f"{key}.npy" in self._file.namelist()
 
     def verify(self) -> None:
         """Refuse a file with an array that is not what was written."""
@@ -155,25 +173,37 @@ class OnDisk:
             )
         self._checked_in = os.getpid()
 
-    def find(self, name: str, *, verify: bool = False) -> Arrays | None:
-        """Find a finished record, and read it whole if it is to be verified."""
+    def find(
+        self, name: str, *, verify: bool = False, of: int | None = None
+    ) -> Arrays | None:
+        """Find a finished record, and read it whole if it is to be verified.
+
+        With `of` it is found only if it was derived from what has this `digest`.
+        """
         if not self._path(name).exists():
             return None
-        if verify:
-            with self.reading(name) as file:
+        if not verify and of is None:
+            return Record(self, name)
+        with self.reading(name) as file:
+            if verify:
                 file.verify()
-        return Record(self, name)
+            fits = of is None or (OF in file and int(file[OF]) == of)
+        return Record(self, name) if fits else None
 
-    def find_rows(self, name: str) -> StoredRows | None:
-        """Find finished rows."""
-        if self.find(name) is None:
+    def find_rows(self, name: str, *, of: int | None = None) -> StoredRows | None:
+        """Find finished rows; `of`: see `find`."""
+        if self.find(name, of=of) is None:
             return None
         with self.reading(name) as file:
             layout = {key: file[key] for key in ("starts", "cuts", "checksums", "like")}
             return StoredRows(self, name, total=int(file["total"]), **layout)
 
-    def save(self, name: str, **arrays: Array) -> Arrays:
-        """Write named arrays; they appear when they are complete."""
+    def save(self, name: str, *, of: int = 0, **arrays: Array) -> Arrays:
+        """Write named arrays; they appear when they are complete.
+
+        With the `digest` of what they were derived from.
+        """
+        arrays[OF] = np.array(of, np.uint64)
         with self.writing(name) as file:
             plain = {key: np.asarray(array, order="C") for key, array in arrays.items()}
             layout = {
@@ -203,13 +233,13 @@ class OnDisk:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def save_rows(self, name: str, rows: Rows) -> StoredRows:
+    def save_rows(self, name: str, rows: Rows, *, of: int = 0) -> StoredRows:
         """Write rows group after group, then the record that tells of them."""
         with self.writing(name + RAW) as file:
             cuts, checksums = write(file, rows)
         total = np.array(rows.total, np.uint64)
         layout = {"starts": rows.starts, "cuts": cuts, "checksums": checksums}
-        self.save(name, total=total, like=rows.like, **layout)
+        self.save(name, of=of, total=total, like=rows.like, **layout)
         return StoredRows(
             self, name, rows.starts, cuts, checksums, rows.like, rows.total
         )
@@ -243,6 +273,25 @@ class OnDisk:
             self._path(record).unlink(missing_ok=True)
             self._path(record + RAW).unlink(missing_ok=True)
 
+    def damaged(self) -> dict[str, str]:
+        """Read all that is finished, and give what is damaged, with the reason."""
+        found = {}
+        for name in self.names():
+            try:
+                self._verify(name)
+            except Damaged as error:
+                found[error.name] = error.reason
+        return found
+
+    def _verify(self, name: str) -> None:
+        if name.endswith(RAW):
+            return  # rows are read with their record; of a copy each piece is checked
+        self.find(name, verify=True)
+        if self._path(name + RAW).exists():
+            rows = self.find_rows(name)
+            assert rows is not None
+            rows.load()
+
     def names(self) -> list[str]:
         """List what is finished."""
         paths = (*self.folder.glob("*.npz"), *self.folder.glob(f"*{RAW}"))
@@ -250,6 +299,14 @@ class OnDisk:
 
     def _path(self, name: str) -> Path:
         return self.folder / (name if name.endswith(RAW) else f"{name}.npz")
+
+
+def digest(*arrays: Array) -> int:
+    """Give a checksum of arrays, by which to know what was derived from them."""
+    found = 0
+    for array in arrays:
+        found = zlib.crc32(array.tobytes(), found)
+    return found
 
 
 def publish(path: Path, content: bytes) -> None:

@@ -4,7 +4,7 @@ A fit keeps its intermediate results in memory where they are small. Larger ones
 temporary folder, or all of them to a durable one::
 
     work_dir/<fit key>/manifest.json    the seed, parameters, input; checked by its CRC
-                       nonce, lock-<host>-<process>
+                       nonce, lock-<host>-<process>, done, outdated
                        copy-*.raw
                        training-*.npz  coarse.npz  partition-*.npz  ...  labels-*.npz
 
@@ -15,6 +15,7 @@ fit is done only the labels and the model stay there.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -38,6 +39,9 @@ from hkmeans_dask.workspace.files import InMemory, OnDisk, publish
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+DONE, OUTDATED = "done", "outdated"
+"""Marks of a folder: its fit has ended; it is of an X that has changed since."""
+
 LABEL_BYTES = 16 * 2**20
 """Bytes of labels of a lazy X that stay in memory, at most."""
 
@@ -51,6 +55,8 @@ class Places(NamedTuple):
     label_space: InMemory | OnDisk
     owner: object = None
     """Removes a temporary folder when nobody refers to it any more."""
+    known: bool = True
+    """Whether what is there is known to be of an X with these values."""
 
 
 class _Owner:
@@ -73,7 +79,14 @@ def _remove(folder: str) -> None:
 
 
 @contextmanager
-def durable(work_dir: Any, identity: dict[str, Any], seed: int) -> Iterator[Places]:
+def durable(
+    work_dir: Any,
+    identity: dict[str, Any],
+    seed: int,
+    *,
+    known: bool = True,
+    drawn: bool = False,
+) -> Iterator[Places]:
     """Work in the folder of one fit, and leave there what a next fit can use.
 
     Parameters
@@ -83,18 +96,51 @@ def durable(work_dir: Any, identity: dict[str, Any], seed: int) -> Iterator[Plac
         Parameters and input: those of another fit have another folder.
     seed : int
         Of a new fit; one that goes on keeps the seed it began with.
+    known : bool, default=True
+        Whether `identity` tells an X from an X of other values.
+    drawn : bool, default=False
+        Whether each fit draws a seed of its own: one that is done is not given back.
     """
     identity = {"hkmeans_dask": version("hkmeans_dask"), **identity}
-    folder = Path(work_dir).absolute() / tokenize(identity)
+    folder = _generation(Path(work_dir).expanduser().absolute(), identity, drawn)
     folder.mkdir(parents=True, exist_ok=True)
     manifest = _read_manifest(folder) or _first_manifest(folder, identity, seed)
     workspace = OnDisk(folder)
     with _lock(folder):
-        yield Places(manifest["seed"], workspace, workspace)
+        yield Places(manifest["seed"], workspace, workspace, known=known)
+        publish(folder / DONE, b"")
         names = workspace.names()
         done = [n for n in names if n != "model" and not n.startswith("labels-")]
         workspace.discard(*done)
         _discard_half_written(folder)
+
+
+def _generation(parent: Path, identity: dict[str, Any], drawn: bool) -> Path:
+    """Choose the folder of a fit: a further one where an earlier is not to be used.
+
+    Its labels may be what a model in some process still reads, so they stay.
+    """
+    for number in itertools.count():
+        key = identity | ({"generation": number} if number else {})
+        folder = parent / tokenize(key)
+        finished = drawn and (folder / DONE).exists()
+        if not finished and not (folder / OUTDATED).exists():
+            return folder
+    raise AssertionError("unreachable")
+
+
+def outdate(places: Places) -> None:
+    """Let later fits begin anew, because X has changed; say so."""
+    assert isinstance(places.workspace, OnDisk)
+    folder = places.workspace.folder
+    publish(folder / OUTDATED, b"")
+    names = places.workspace.names()
+    places.workspace.discard(*(n for n in names if not n.startswith("labels-")))
+    warnings.warn(
+        f"X has changed since an earlier fit left its results in {folder}; the fit "
+        "begins anew.",
+        stacklevel=4,
+    )
 
 
 @contextmanager
@@ -156,7 +202,7 @@ def _warn_of_memory(parent: str, n_bytes: int) -> None:
         warnings.warn(
             f"{n_bytes >> 20} MiB of intermediate results go to {parent}, which is in "
             f"memory ({kind}). Pass work_dir, or set dask's temporary_directory.",
-            stacklevel=5,
+            stacklevel=6,
         )
 
 
@@ -182,7 +228,7 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
         if zlib.crc32(written["fit"].encode()) == written["crc"]:
             fit: dict[str, Any] = json.loads(written["fit"])
             return fit
-    warnings.warn(f"{path} is damaged; the fit begins anew.", stacklevel=6)
+    warnings.warn(f"{path} is damaged; the fit begins anew.", stacklevel=7)
     shutil.rmtree(folder)
     folder.mkdir()
     return None
@@ -204,7 +250,7 @@ def _lock(folder: Path) -> Iterator[None]:
         warnings.warn(
             f"Process {process} on {host} seems to be at the same fit in {folder}. "
             "Both will end well, but do the same work.",
-            stacklevel=6,
+            stacklevel=7,
         )
     try:
         yield

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hkmeans_dask.kmeans.axes import ALL_DIMENSIONS
+from hkmeans_dask.workspace.files import digest
 
 if TYPE_CHECKING:
     from hkmeans_dask.kmeans.kernels import Array, Index
@@ -36,6 +37,11 @@ class Coarse(NamedTuple):
 
     axes: Array = ALL_DIMENSIONS
     """(n_samples, n_axes), along which the rows of big clusters are trained, if any."""
+
+    @property
+    def digest(self) -> int:
+        """A checksum by which to know what was derived from it."""
+        return digest(self.offset, self.centers)
 
     @property
     def origins(self) -> Array:

@@ -40,6 +40,7 @@ from tests.strategies import Watched, cuts, nothing_computed, quick
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*intermediate results go to"),
     pytest.mark.filterwarnings("ignore:.*are copied to"),
+    pytest.mark.usefixtures("content_is_known"),
 ]
 
 axes = pytest.mark.parametrize("feature_axis", [0, 1])
@@ -193,9 +194,9 @@ def test_the_copy_is_a_file_of_each_block_and_goes_at_the_end(tmp_path, monkeypa
     _, X = watched()
     original, during = fitting.label_features, []
 
-    def looking(*args):
+    def looking(*args, **options):
         during.extend(path.name for path in (tmp_path / "temporary").rglob("copy-*"))
-        return original(*args)
+        return original(*args, **options)
 
     monkeypatch.setattr(fitting, "label_features", looking)
     model = HierarchicalKMeans(20).fit(X)
