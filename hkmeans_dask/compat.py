@@ -74,3 +74,15 @@ def task_annotations() -> tuple[Any, dict[str, Any]] | None:
         task = worker.state.tasks[worker.get_current_task()]
         return worker, dict(task.annotations or {})
     return None
+
+
+def forget_pools() -> None:
+    """Let dask begin a new pool, in a process that was forked from one that had one.
+
+    The threads of that one are not here; who waits for them waits for ever.
+    """
+    threaded = sys.modules.get("dask.threaded")
+    if hasattr(threaded, "default_pool"):
+        threaded.default_pool = None  # type: ignore[union-attr]
+    if hasattr(threaded, "pools"):
+        threaded.pools.clear()  # type: ignore[union-attr]

@@ -460,6 +460,10 @@ class HierarchicalKMeans(
         names: Array = super().get_feature_names_out(input_features)
         return names
 
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether a fit has come to its end."""
+        return hasattr(self, "labels_")
+
     def _job(self, X: Any, feature_weight: Any = None) -> Job:
         """Check X and weights; collect what the stages need."""
         features = self._take(X, reset=True)

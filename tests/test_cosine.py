@@ -10,6 +10,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.kmeans import kernels, minibatch
+from hkmeans_dask.kmeans.kernels import to_unit
 from hkmeans_dask.kmeans.minibatch import Schedule, State
 from hkmeans_dask.kmeans.sums import sum_by_label
 from tests.strategies import FLOATS, quick, whole_points
@@ -156,3 +157,24 @@ def test_training_reaches_a_fixed_point_of_spherical_k_means():
     sums = sum_by_label(points, labels, 20)
     products = (kernels.to_unit(sums)[0] * centers).sum(axis=1)
     assert_allclose(products, 1, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_directions_of_any_length_are_told_apart(dtype):
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 20, 2000)
+    directions = np.linalg.qr(rng.normal(size=(24, 24)))[0][:20]
+    far = 28 if dtype == np.float32 else 200
+    X = directions[kinds] + rng.normal(size=(2000, 24)) / 100
+    X = (X * 10 ** rng.uniform(-far, far, (2000, 1))).astype(dtype)
+    model = HierarchicalKMeans(20, metric="cosine").fit(X)
+    assert adjusted_rand_score(model.labels_, kinds) > 0.99
+    assert np.array_equal(model.predict(X), model.labels_)
+
+
+def test_lengths_within_the_range_are_as_before():
+    points = np.random.default_rng(0).normal(size=(500, 7)).astype(np.float32)
+    units, lengths = to_unit(points)
+    plain = np.sqrt(np.einsum("ij,ij->i", points, points))
+    assert np.array_equal(lengths, plain)
+    assert np.array_equal(units, points / plain[:, None])

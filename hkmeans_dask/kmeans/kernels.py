@@ -312,10 +312,23 @@ def weighted_sum(values: Array, weights: Array | None) -> float:
 def to_unit(points: Array) -> tuple[Array, Array]:
     """Scale points to unit length, those of zeros left alone; also give the lengths.
 
-    Each length hangs on its point alone, so a point is the same in any block.
+    Each length hangs on its point alone, so a point is the same in any block. Points
+    whose squares leave the range of their dtype are measured in a unit of their own.
     """
-    lengths = np.sqrt(np.einsum("ij,ij->i", points, points))
-    return points / np.where(lengths > 0, lengths, 1)[:, None], lengths
+    with np.errstate(over="ignore", under="ignore"):
+        squared = np.einsum("ij,ij->i", points, points)
+    lengths = np.sqrt(squared)
+    units = points / np.where(lengths > 0, lengths, 1)[:, None]
+    range_of = np.finfo(points.dtype)
+    exact = (squared > range_of.tiny**0.75) & (squared < range_of.max**0.9)
+    far = np.flatnonzero(~exact)
+    if len(far):
+        _, exponents = np.frexp(np.abs(points[far]).max(axis=1, initial=0))
+        near = np.ldexp(points[far], -exponents[:, None])
+        measured = np.sqrt(np.einsum("ij,ij->i", near, near))
+        units[far] = near / np.where(measured > 0, measured, 1)[:, None]
+        lengths[far] = np.ldexp(measured, exponents)
+    return units, lengths
 
 
 def _repeated(centers: Array) -> Array:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 
 from hkmeans_dask.inputs import checks
 from hkmeans_dask.kmeans.minibatch import Schedule
 from hkmeans_dask.planning import memory
 from hkmeans_dask.planning.memory import Sizes
 from hkmeans_dask.runtime.execution import Runner
+from hkmeans_dask.runtime.limits import available_memory
 from hkmeans_dask.stages.copy import feature_cuts
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def rows_go_to_disk(job: Job, sizes: Sizes, *, durable: bool) -> bool:
     if durable or sizes.copy_bytes or not sizes.rows:
         return durable or sizes.copy_bytes > 0
     if not job.runner.client:
-        return bool(sizes.rows > psutil.virtual_memory().available // 4)
+        return bool(sizes.rows > available_memory() // 4)
     in_memory = memory.project(sizes, on_disk=False)
     fits = all(
         in_memory.peak(n_threads) <= memory.usable(limit)
@@ -143,7 +143,7 @@ def check_memory(runner: Runner, projected: Projection) -> None:
             who = f"a worker of {limit >> 20} MiB"
             raise MemoryError(projected.refusal(free, n_threads, needed, who))
     if not runner.client:
-        free = psutil.virtual_memory().available
+        free = available_memory()
         if projected.peak() > free:
             needed = projected.peak()
             raise MemoryError(projected.refusal(free, 1, needed, "this machine"))

@@ -13,6 +13,7 @@ cluster. (dask itself warns of other versions of dask, NumPy and Python.)
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ import dask.utils
 import psutil
 from dask.system import CPU_COUNT
 
+from hkmeans_dask.compat import forget_pools
 from hkmeans_dask.kmeans.crew import shared_tiles
 from hkmeans_dask.runtime import progress
 from hkmeans_dask.runtime.blas import one_blas_thread
@@ -36,6 +38,11 @@ if TYPE_CHECKING:
 
     from dask.delayed import Delayed
 
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forget_pools)
+
+_PROCESSES = dask.base.named_schedulers["processes"]
 
 RETRIES = 2
 """Times a task is tried again on a cluster after an error (a passing read error)."""
@@ -67,7 +74,7 @@ class Runner:
             If a process of a cluster has another version of this package, or none.
         """
         get = _scheduler(array)
-        if in_memory and inspect.ismethod(get):
+        if in_memory and (inspect.ismethod(get) or get is _PROCESSES):
             get = dask.base.named_schedulers["threads"]
         runner = cls(get)
         if runner.client:

@@ -111,12 +111,12 @@ def _stored(path: Path) -> Array:
 def _from_blosc(stored: Array, chunk: Array) -> None:
     """Decode into the chunk, if the header's sizes (of both, in bytes) are right."""
     n_bytes, _, n_stored = stored[4:16].view("<u4")
-    if (n_bytes, n_stored) != (chunk.nbytes, stored.nbytes):
+    if n_bytes != chunk.nbytes or n_stored > stored.nbytes:  # more may follow
         raise ValueError(
             f"{stored.nbytes} bytes were read that tell of {n_stored}, and of a chunk "
             f"of {n_bytes} bytes, where {chunk.nbytes} are wanted"
         )
-    Blosc().decode(stored, chunk)
+    Blosc().decode(stored[:n_stored], chunk)
 
 
 def _from_zstd(stored: Array, chunk: Array) -> None:

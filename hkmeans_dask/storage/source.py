@@ -60,7 +60,7 @@ class Source:
             array = opened if lenient(array) else opened.with_config(STRICT)
         self._array = array
         self._chunks = LocalChunks.of(array)
-        self._known = _known_chunk(array)
+        self._known, self._missing = _chunks_there(array)
         self._checked_in: int | None = None
         self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
 
@@ -74,12 +74,40 @@ class Source:
             _patiently(self._check)
             self._checked_in = os.getpid()
         try:
-            return _patiently(self._read, index)
+            values = _patiently(self._read, index)
         except Exception:  # codecs raise what they like
             reason = self._unreadable(index)
             if reason is None:
                 raise
+        else:
+            self._refuse_lost(index, values)
+            return values
         raise OSError(reason)  # not chained: not every codec's error can be unpickled
+
+    def _refuse_lost(self, index: tuple[slice | int, ...], values: Any) -> None:
+        """Refuse fill values of a chunk that was there when the client looked.
+
+        Purged since, or not in a worker's copy: Zarr does not say so. Only what looks
+        like fill values is looked for in the store.
+        """
+        if self._missing is None or not all(map(_is_range, index)):
+            return
+        sizes, fill = unit(self._array), self._array.fill_value
+        spans: Any = zip(index, self.shape, strict=True)
+        starts = [part.indices(n)[0] for part, n in spans]
+        for place in itertools.product(*map(_touched, index, self.shape, sizes)):
+            edges = list(zip(place, sizes, starts, strict=True))
+            cut = (slice(max(0, i * n - at), (i + 1) * n - at) for i, n, at in edges)
+            key = _prefix(self._array) + self._array.metadata.encode_chunk_key(place)
+            if not _is_all(values[tuple(cut)], fill) or key in self._missing:
+                continue
+            if not _is_there(self._array.store, key):
+                raise FileNotFoundError(
+                    f"Chunk {key} of {self._array.store_path} was there when the "
+                    f"client opened it, but is not as seen by process {os.getpid()} on "
+                    f"{socket.gethostname()}. Restore it, or use a path or URL that "
+                    "the client and all workers share."
+                )
 
     def _read(self, index: tuple[slice | int, ...]) -> Any:
         """Read, with fewer copies than Zarr makes where that is possible."""
@@ -125,10 +153,7 @@ class Source:
                 f"{self._array.store_path} cannot be seen by {here}. {remedy}"
             )
         missing = self._known and not _is_there(self._array.store, self._known)
-        known = (
-            self._array.metadata.to_dict()
-        )  # where a fill value of NaN equals itself
-        if missing or seen.metadata.to_dict() != known:
+        if missing or _layout(seen) != _layout(self._array):
             raise FileNotFoundError(
                 f"{self._array.store_path} as seen by {here} is not the array that "
                 f"the client opened. {remedy}"
@@ -159,11 +184,36 @@ def _touched(chosen: slice | int, extent: int, size: int) -> range:
     return range(rows[0] // size, rows[-1] // size + 1) if rows else rows
 
 
-def _known_chunk(array: Any) -> str | None:
-    """Key of a chunk that is there, None if there is none; warn of missing ones."""
+def _layout(array: Any) -> dict[str, Any]:
+    """Metadata but for attributes, where a fill value of NaN equals itself."""
+    known: dict[str, Any] = array.metadata.to_dict()
+    return known | {"attributes": None}
+
+
+def _prefix(array: Any) -> str:
+    return f"{array.path}/" if array.path else ""
+
+
+def _is_all(values: Any, fill: Any) -> bool:
+    """Whether all values, or the first, which is looked at before, are a fill value."""
+    fill = 0 if fill is None else fill
+    if not values.size or not _equals(values.flat[0], fill):
+        return False
+    return bool(np.all(_equals(values, fill)))
+
+
+def _equals(values: Any, fill: Any) -> Any:
+    return (values == fill) | ((values != values) & (fill != fill))
+
+
+def _chunks_there(array: Any) -> tuple[str | None, frozenset[str] | None]:
+    """Key of a chunk that is there, if there is one, and keys of all that are missing.
+
+    None where the store cannot be listed. Warns of missing ones.
+    """
     sizes = unit(array)
     grid = [-(-n // max(1, size)) for n, size in zip(array.shape, sizes, strict=True)]
-    base = f"{array.path}/" if array.path else ""
+    base = _prefix(array)
     keys = {base + array.metadata.encode_chunk_key(i) for i in np.ndindex(*grid)}
     listing = _listing(array)  # empty, without even the metadata: no way to list
     present = keys & listing.keys()
@@ -183,7 +233,8 @@ def _known_chunk(array: Any) -> str | None:
             "not meant (chunks of zeros are often not written), write them again.",
             stacklevel=9,  # the caller of `fit`
         )
-    return min(present, default=None)
+    missing = frozenset(keys - present) if listing else None
+    return min(present, default=None), missing
 
 
 def reading(

@@ -234,6 +234,63 @@ def test_chunks_of_several_sizes_are_refused(tmp_path):
         opening.open_array(str(tmp_path / "x"))
 
 
+def purge_middle(path):
+    remove_middle(path)
+
+
+def purge_all(path):
+    shutil.rmtree(path / "c")
+
+
+@pytest.mark.parametrize("purge", [purge_middle, purge_all])
+@pytest.mark.parametrize("layout", ["one chunk a block", "left to Zarr"])
+def test_chunks_that_are_purged_after_opening_are_errors_not_zeros(
+    tmp_path, purge, layout
+):
+    options = {} if layout == "one chunk a block" else {"compressors": GzipCodec()}
+    z = put(tmp_path / "x.zarr", **options)
+    lazy = EXPECTED.transform(z)
+    assert_allclose(lazy, EXPECTED.transform(X))
+    purge(tmp_path / "x.zarr")
+    with pytest.raises(FileNotFoundError, match=r"Chunk c/\d/0 .* was there when the"):
+        lazy.compute()
+
+
+def test_a_worker_with_an_incomplete_copy_says_so(two_processes, tmp_path, monkeypatch):
+    """Its copy is a folder that only has the chunk by which stores are compared."""
+    z = put(tmp_path / "x.zarr", chunks=(10, 6))
+    lazy = EXPECTED.transform(z)
+    for number in range(3, 27):
+        (tmp_path / f"x.zarr/c/{number}/0").unlink()
+    with pytest.raises(FileNotFoundError, match=r"Chunk c/\d+/0 .* process \d+ on "):
+        lazy.compute()
+
+
+def test_chunks_of_fill_values_that_are_there_are_read(tmp_path):
+    values = np.zeros((300, 6))
+    values[::7] = 1
+    layout = {"shape": values.shape, "chunks": (5, 6), "dtype": "f8"}
+    empty = {"write_empty_chunks": True}
+    z = zarr.create_array(tmp_path / "x.zarr", config=empty, **layout)
+    z[...] = values
+    assert_array_equal(Source(z)[3:280, 1:5], values[3:280, 1:5])
+
+
+def test_attributes_may_change_after_opening(tmp_path):
+    z = put(tmp_path / "x.zarr")
+    lazy = EXPECTED.transform(z)
+    zarr.open_array(tmp_path / "x.zarr", mode="r+").attrs["units"] = "mm"
+    assert_allclose(lazy, EXPECTED.transform(X))
+
+
+def test_bytes_behind_a_chunk_of_blosc_are_left_alone(tmp_path):
+    z = put(tmp_path / "x.zarr", compressors=BloscCodec())
+    with (tmp_path / "x.zarr/c/1/0").open("ab") as file:
+        file.write(b"more")
+    assert_array_equal(z[...], X)
+    assert_array_equal(Source(z)[:, :], X)
+
+
 def test_the_warning_points_at_the_call(tmp_path):
     z = put(tmp_path / "x.zarr")
     remove_middle(tmp_path / "x.zarr")
