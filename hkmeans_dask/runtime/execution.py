@@ -123,7 +123,8 @@ class Runner:
 
             with self._sending(), progress.counted(count, self.client, rounds):
                 held = self.client.persist(tasks, retries=RETRIES)
-                wait(held)  # or what they need could be released before they are known
+                with _thread_left():
+                    wait(held)  # or what they need could be released before it is known
             return list(held)
         with self._threads(), progress.counted(count, None, rounds):
             return list(dask.base.persist(*tasks, scheduler=self.get))
@@ -172,6 +173,25 @@ class Runner:
             return
         with ThreadPoolExecutor(self.n_threads) as pool, dask.config.set(pool=pool):
             yield
+
+
+@contextmanager
+def _thread_left() -> Iterator[None]:
+    """Leave the thread of a task to others, as dask does while it waits inside one.
+
+    Else a fit inside a task would wait for ever for the thread that it holds.
+    """
+    from distributed import rejoin, secede
+
+    try:
+        secede()
+    except Exception:  # not in a task, or left already
+        yield
+        return
+    try:
+        yield
+    finally:
+        rejoin()
 
 
 def _scheduler(array: da.Array) -> Callable[..., Any]:
