@@ -79,8 +79,12 @@ class Cluster:
 
     @contextmanager
     def _local(self) -> Iterator[None]:
-        """Start one-thread worker processes that listen on this machine only."""
-        from distributed import Client, LocalCluster
+        """Start one-thread worker processes, of this machine and this user only.
+
+        They listen on loopback, and take no one without the certificate that is made
+        for them: else any user of the machine could run code as this one.
+        """
+        from distributed import Client, LocalCluster, Security
 
         with (
             LocalCluster(
@@ -88,6 +92,7 @@ class Cluster:
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",
+                security=Security.temporary(),
                 dashboard_address=None,
                 # Its HTTP server runs all the same, and warns if 8787 is taken.
                 scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},

@@ -17,11 +17,12 @@ import numpy as np
 import psutil
 import pytest
 import zarr
-from distributed import KilledWorker
+from distributed import Client, KilledWorker, default_client
 
 from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.cli import commands
-from hkmeans_dask.cli.commands import Cluster, main
+from hkmeans_dask.cli.cluster import Cluster
+from hkmeans_dask.cli.commands import main
 from hkmeans_dask.storage import outputs
 
 BIN = Path(sys.executable).parent
@@ -379,6 +380,18 @@ def test_workers_are_processes_that_nobody_else_reaches():
     assert listening == {"127.0.0.1"}
     assert worker != os.getpid()
     assert worker in [process.pid for process in family]
+
+
+def test_nobody_without_the_certificate_may_talk_to_the_workers():
+    with Cluster(1, None, None).running():
+        client = default_client()
+        address = client.scheduler.address
+        assert address.startswith("tls://127.0.0.1:")
+        for other in (address, address.replace("tls:", "tcp:")):
+            with pytest.raises((TypeError, ValueError, OSError)):
+                Client(other, timeout=2, set_as_default=False)
+        own = client.submit(os.getuid).result()
+        assert own == os.getuid()
 
 
 def test_workers_give_the_same_as_threads(here):
