@@ -5,11 +5,15 @@ from contextlib import contextmanager
 
 import pytest
 from distributed import Client, LocalCluster
+from hypothesis import settings
 from threadpoolctl import threadpool_limits
 from zarr.storage import MemoryStore
 
 from tests.processes import Whole, bits, commands, fit, run, write_input
 from tests.strategies import Wrapped
+
+settings.register_profile("no clock", deadline=None, derandomize=True)
+settings.load_profile("no clock")
 
 
 @contextmanager

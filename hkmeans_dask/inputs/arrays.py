@@ -316,9 +316,10 @@ def _from_zarr(X: Any, feature_axis: int, join: bool) -> da.Array:
     Blocks that cannot hold whole features grow along samples: a fit copies each to a
     file, and every block of whole features is read from as many files as lie abreast.
     """
-    from hkmeans_dask.storage.source import as_dask, unit
+    from hkmeans_dask.storage.source import as_dask, unit, warn_of_packed
 
     _refuse_not_2d(X)
+    warn_of_packed(X)
     sizes, other = unit(X), 1 - feature_axis
     step = [max(1, min(n, extent)) for n, extent in zip(sizes, X.shape, strict=True)]
     n_samples = max(1, X.shape[other])

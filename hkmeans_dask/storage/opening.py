@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import numcodecs.errors
 import zarr
 import zarr.errors
 
@@ -18,6 +19,12 @@ from hkmeans_dask.storage.source import VARYING
 
 COMPLETE = "complete"
 
+
+UNKNOWN_CODEC = (
+    numcodecs.errors.UnknownCodecError,
+    getattr(zarr.errors, "UnknownCodecError", KeyError),
+)
+"""What Zarr raises, by format and version, for a codec that is not installed."""
 
 NOTHING_THERE = (FileNotFoundError, FileExistsError, NotADirectoryError)
 """What Zarr raises, by version, where no store is; also where another file is."""
@@ -38,13 +45,19 @@ def open_array(url: str, component: str | None = None) -> Any:
     """
     node = _open(url, component)
     if not isinstance(node, zarr.Array):
-        names = ", ".join(sorted(name for name, _ in node.arrays())) or "none"
+        names = ", ".join(_arrays_in(node)) or "none"
         raise ValueError(
             f"{url} is a Zarr group, not an array. Name one of its arrays with "
             f"--component: {names}."
         )
     _refuse_incomplete(node, url)
     return node
+
+
+def _arrays_in(group: Any) -> list[str]:
+    """Paths of the arrays of a group and of its groups."""
+    members = group.members(max_depth=None)
+    return sorted(path for path, node in members if isinstance(node, zarr.Array))
 
 
 def find_axis(array: Any, axis: int | str) -> int:
@@ -82,6 +95,11 @@ def open_group(url: str) -> Any:
 def _open(url: str, component: str | None) -> Any:
     try:
         return zarr.open(location(url), path=component or "", mode="r")
+    except UNKNOWN_CODEC as error:
+        raise ValueError(
+            f"{url} has chunks in a codec that is not installed ({error}). Install the "
+            "package that has it, on all workers too."
+        ) from error
     except (*NOTHING_THERE, zarr.errors.BaseZarrError) as error:
         name = f"{url} (component {component})" if component else url
         raise FileNotFoundError(

@@ -257,6 +257,23 @@ def reading(
     return min(block_bytes, DECODED * chunk_bytes) + min(stored_bytes, block_bytes)
 
 
+PACKED = ("scale_factor", "add_offset", "_FillValue", "missing_value")
+"""Attributes by which xarray and netCDF tools tell what stored values mean."""
+
+
+def warn_of_packed(array: Any) -> None:
+    """Warn of integers that stand for other values, which only xarray decodes."""
+    said = [f"{name}={array.attrs[name]!r}" for name in PACKED if name in array.attrs]
+    if said and array.dtype.kind in "iu":
+        warnings.warn(
+            f"{array.store_path} holds packed values ({', '.join(said)}), which are "
+            "taken as they are stored. Decode them first: "
+            "xarray.open_zarr(...)[name], or X * scale_factor + add_offset where X is "
+            "not _FillValue.",
+            stacklevel=7,  # the caller of `fit`
+        )
+
+
 def unit(array: Any) -> tuple[int, ...]:
     """Shape of what is one object in the store: a shard of chunks, or a chunk.
 

@@ -324,3 +324,25 @@ def test_a_remote_folder_of_other_files_is_not_overwritten():
         with pytest.raises(FileExistsError, match=words):
             outputs.check_free("memory://precious", overwrite=overwrite)
     assert files.cat("/precious/paper.csv") == b"1,2"
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_codec_that_is_not_installed_is_named(tmp_path, zarr_format):
+    put(tmp_path / "x", zarr_format=zarr_format)
+    name = ".zarray" if zarr_format == 2 else "zarr.json"
+    metadata = json.loads((tmp_path / "x" / name).read_text())
+    if zarr_format == 2:
+        metadata["compressor"] = {"id": "mystery"}
+    else:
+        metadata["codecs"][-1] = {"name": "mystery", "configuration": {}}
+    (tmp_path / "x" / name).write_text(json.dumps(metadata))
+    with pytest.raises(ValueError, match=r"mystery"):
+        opening.open_array(str(tmp_path / "x"))[...]
+
+
+def test_arrays_of_nested_groups_are_listed(tmp_path):
+    group = zarr.create_group(tmp_path / "g")
+    group.create_group("a").create_array("x", shape=(4, 3), dtype="f4")
+    group.create_array("y", shape=(4, 3), dtype="f4")
+    with pytest.raises(ValueError, match="--component: a/x, y"):
+        opening.open_array(str(tmp_path / "g"))

@@ -291,6 +291,20 @@ def test_bytes_behind_a_chunk_of_blosc_are_left_alone(tmp_path):
     assert_array_equal(Source(z)[:, :], X)
 
 
+def test_packed_values_are_warned_of(tmp_path):
+    """As netCDF tools and xarray write them: only these decode them."""
+    packed = (X * 100).astype("i2")
+    z = put(tmp_path / "x.zarr", packed, attributes={"scale_factor": 0.01})
+    with pytest.warns(
+        UserWarning, match=r"packed values \(scale_factor=0.01\)"
+    ) as told:
+        HierarchicalKMeans(9).fit(z)
+    assert told[0].filename == __file__
+    with pytest.warns(UserWarning, match="packed values"):
+        EXPECTED.transform(z)
+    HierarchicalKMeans(9).fit(put(tmp_path / "y.zarr", attributes={"add_offset": 1.0}))
+
+
 def test_the_warning_points_at_the_call(tmp_path):
     z = put(tmp_path / "x.zarr")
     remove_middle(tmp_path / "x.zarr")
