@@ -85,6 +85,7 @@ def test_nobody_talks_where_nobody_listens(two_processes):
     assert two_processes.get_events(f"hkmeans-{two_processes.id}") == ()
 
 
+@pytest.mark.usefixtures("content_is_known")
 def test_what_is_there_is_not_counted(bars, tmp_path, monkeypatch):
     monkeypatch.setattr(label, "LABELS_TOGETHER", 2 * len(X) // BLOCKS)
     fit_lazily(work_dir=tmp_path)
