@@ -4,21 +4,6 @@ import numpy as np
 import pytest
 
 from hkmeans_dask.kmeans import finite
-from tests.strategies import (
-    FLOATS,
-)
-
-dtypes = pytest.mark.parametrize("dtype", FLOATS)
-
-
-def potential(points, centers):
-    """Sum of squared distances to the nearest centers."""
-    points, centers = points.astype(np.float64), centers.astype(np.float64)
-    return ((points[:, None] - centers[None]) ** 2).sum(axis=2).min(axis=1).sum()
-
-
-def are_rows_of(points, rows):
-    return {tuple(row) for row in rows.tolist()} <= {tuple(p) for p in points.tolist()}
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f8"])

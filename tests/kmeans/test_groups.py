@@ -6,24 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hkmeans_dask.kmeans import groups
-from tests.strategies import (
-    FLOATS,
-    n_distinct,
-    quick,
-    whole_points,
-)
+from tests.strategies import FLOATS, n_distinct, quick, whole_points
 
 dtypes = pytest.mark.parametrize("dtype", FLOATS)
-
-
-def potential(points, centers):
-    """Sum of squared distances to the nearest centers."""
-    points, centers = points.astype(np.float64), centers.astype(np.float64)
-    return ((points[:, None] - centers[None]) ** 2).sum(axis=2).min(axis=1).sum()
-
-
-def are_rows_of(points, rows):
-    return {tuple(row) for row in rows.tolist()} <= {tuple(p) for p in points.tolist()}
 
 
 def test_groups_by_hand():

@@ -6,14 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hkmeans_dask.kmeans import seeding
-from tests.strategies import (
-    FLOATS,
-    blobs,
-    n_distinct,
-    nearest,
-    quick,
-    whole_points,
-)
+from tests.strategies import FLOATS, blobs, n_distinct, nearest, quick, whole_points
 
 dtypes = pytest.mark.parametrize("dtype", FLOATS)
 
