@@ -28,7 +28,7 @@ from hkmeans_dask.runtime.progress import phase
 from hkmeans_dask.stages.coarse import train_coarse
 from hkmeans_dask.stages.copy import copied, copy_features
 from hkmeans_dask.stages.fine import train_fine
-from hkmeans_dask.stages.label import are_labelled, label_features
+from hkmeans_dask.stages.label import Changed, are_labelled, label_features
 from hkmeans_dask.stages.partition import partition
 from hkmeans_dask.stages.refine import begin_with, refine
 from hkmeans_dask.stages.sample import keep_training_rows
@@ -42,14 +42,9 @@ if TYPE_CHECKING:
     from hkmeans_dask.planning.job import Job
     from hkmeans_dask.planning.memory import Projection, Sizes
     from hkmeans_dask.stages.label import Labels
-    from hkmeans_dask.workspace.files import InMemory
     from hkmeans_dask.workspace.places import Places
 
 logger = logging.getLogger(__name__)
-
-
-class Changed(ValueError):
-    """X has not the values that it had in an earlier read."""
 
 
 class Outdated(Exception):
@@ -67,8 +62,9 @@ def fitted(
 
     Anew, where what an earlier fit left in them is of an X that has changed since.
     """
+    seed = int(check_random_state(parameters["random_state"]).randint(2**31 - 1))
     while True:
-        with workspaces(job, X, parameters, described) as places:
+        with workspaces(job, X, parameters, described, seed) as places:
             try:
                 return places, *run_stages(job, places, seconds)
             except Outdated:
@@ -76,7 +72,11 @@ def fitted(
 
 
 def workspaces(
-    job: Job, X: Any, parameters: dict[str, Any], described: dict[str, Any]
+    job: Job,
+    X: Any,
+    parameters: dict[str, Any],
+    described: dict[str, Any],
+    seed: int,
 ) -> AbstractContextManager[Places]:
     """Choose where intermediate results go: a `work_dir`, or where they fit.
 
@@ -90,7 +90,6 @@ def workspaces(
     projected = memory.project(sizes, on_disk=on_disk)
     check_memory(job.runner, projected)
     _log_decisions(job, sizes, projected, on_disk=on_disk)
-    seed = int(check_random_state(parameters["random_state"]).randint(2**31 - 1))
     if work_dir is not None:
         identity = identify(X, job.features, parameters, seed) | described
         drawn = parameters["random_state"] is None
@@ -140,7 +139,7 @@ def run_stages(
     """
     going_on = bool(places.workspace.names())
     if going_on and not places.known:
-        _forget_copy(places.workspace)
+        _forget_values(job, places)
     seen: set[str] = set()
     while True:
         try:
@@ -183,7 +182,8 @@ def _in_whole_features(
         return job
     assert isinstance(places.workspace, OnDisk)
     features = copied(job.features, places.workspace)
-    if not trained or not are_labelled(features, places.label_space):
+    done = trained and places.known and are_labelled(features, places.label_space)
+    if not done:
         with phase("copy", seconds):
             copy_features(job.features, places.workspace, job.runner)
     return replace(job, features=features)
@@ -254,7 +254,14 @@ def _discard_damaged(damaged: Damaged, seen: set[str], places: Places) -> set[st
     return {name.removesuffix(RAW) for name in found}
 
 
-def _forget_copy(workspace: InMemory | OnDisk) -> None:
-    """Remove a copy of an X of which nobody knows whether it is still the same."""
-    copies = (name for name in workspace.names() if name.startswith("copy-"))
-    workspace.discard(*copies)
+def _forget_values(job: Job, places: Places) -> None:
+    """Remove what hangs on features that no checksum covers, of an X that may differ.
+
+    A copy; and of a fit that has not ended the passes that refined. The rest hangs on
+    training rows, which the last read compares, and so does it the labels.
+    """
+    derived = ["copy-"]
+    if job.refine and not places.finished:
+        derived += ["refine-", "model"]
+    names = places.workspace.names()
+    places.workspace.discard(*(n for n in names if n.startswith(tuple(derived))))

@@ -41,7 +41,8 @@ def numbers(X: Any) -> Array:
 
 def _not_numbers(table: Any) -> str | None:
     """Say which column of a table is not numbers, and its first value that is none."""
-    for number, name in enumerate(getattr(table, "columns", ())):
+    columns = getattr(table, "columns", ())
+    for number, name in enumerate(getattr(table, "column_names", columns)):
         by_place = hasattr(table, "iloc")  # two columns may have one name
         column = table.iloc[:, number] if by_place else table[name]
         if np.asarray(column).dtype.kind in "biuf":

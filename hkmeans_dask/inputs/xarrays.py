@@ -110,7 +110,8 @@ class Given:
 
         coords = self._coords(lambda dims: self.replaced not in dims)
         order, array = self._order(by.name), self.array
-        result = DataArray(values, coords, order, array.name, array.attrs)
+        result = DataArray(values, coords, order, attrs=array.attrs)
+        result.name = array.name  # given as None it would be that of the dask array
         dims = [by.name if dim == self.replaced else dim for dim in self.array.dims]
         return result.assign_coords(by.coords).transpose(*dims)
 

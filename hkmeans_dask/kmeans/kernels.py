@@ -327,7 +327,8 @@ def to_unit(points: Array) -> tuple[Array, Array]:
         near = np.ldexp(points[far], -exponents[:, None])
         measured = np.sqrt(np.einsum("ij,ij->i", near, near))
         units[far] = near / np.where(measured > 0, measured, 1)[:, None]
-        lengths[far] = np.ldexp(measured, exponents)
+        with np.errstate(over="ignore", under="ignore"):
+            lengths[far] = np.ldexp(measured, exponents)
     return units, lengths
 
 

@@ -14,6 +14,7 @@ import dask.array as da
 import numpy as np
 
 from hkmeans_dask.kmeans import kernels, sampling
+from hkmeans_dask.kmeans.finite import first_bad, not_finite
 from hkmeans_dask.kmeans.hierarchy import Hierarchy
 from hkmeans_dask.runtime.tasks import map_blocks, names, task
 from hkmeans_dask.workspace.files import Record, digest
@@ -30,6 +31,10 @@ logger = logging.getLogger(__name__)
 
 LABELS_TOGETHER = 2**18
 """Labels that are kept together, at least."""
+
+
+class Changed(ValueError):
+    """X has not the values that it had in an earlier read."""
 
 
 class Labels(NamedTuple):
@@ -84,30 +89,36 @@ def label_features(
     workspace : InMemory or OnDisk
     runner : Runner
     again : bool, default=False
-        Whether to read all of X, also where labels are there already.
+        Whether to read all of X, also where labels are there already: to find out
+        whether it is the X that these are of.
 
     Returns
     -------
     labels : Labels
         4 bytes a feature here, unless the workspace is on disk.
+
+    Raises
+    ------
+    Changed
+        If labels that are there are not those of X.
     """
     chunks = features.blocks.chunks[0]
     limit = None
     if features.in_place is None:
         limit = sampling.key_limit(seed, sum(chunks), n_rows, features.weights)
-    options = (model, seed, limit, features.weight_blocks())
+    options = (model, seed, limit, features.weight_blocks(), again)
     labelled = [
         row[0] for row in map_blocks("label", _label, features.blocks, *options)
     ]
     groups, needed = [], []
-    of = None if again or not workspace.on_disk else _digest(model, runner)
+    of = _digest(model, runner) if workspace.on_disk else None
     bounds, cuts = group_blocks(chunks)
     for number, (first, last) in enumerate(itertools.pairwise(cuts)):
         name = f"labels-{number}"
-        found = None if of is None else workspace.find(name, verify=True, of=of)
+        found = None if again else workspace.find(name, verify=True, of=of)
         if found is None:
             blocks = labelled[first:last]
-            found = task("labels", _join, blocks, model, workspace, name)
+            found = task("labels", _join, blocks, model, workspace, name, of, again)
             needed += names(blocks)
         groups.append(found)
     done = list(runner.compute(*groups, count=needed))
@@ -125,11 +136,7 @@ def label_features(
 def _digest(model: Any, runner: Runner) -> int:
     """Checksum of all that the labels are derived from."""
     (found,) = runner.compute(model)
-    return _digest_of(found)
-
-
-def _digest_of(model: Arrays) -> int:
-    return digest(*(model[name] for name in Hierarchy._fields))
+    return digest(*(found[name] for name in Hierarchy._fields))
 
 
 def are_labelled(features: Features, workspace: InMemory | OnDisk) -> bool:
@@ -183,7 +190,11 @@ def _label(
     seed: int,
     limit: int | None,
     weights: Array | None,
+    again: bool,
 ) -> Block:
+    bad = first_bad(block, start) if again else None  # else the first read has looked
+    if bad is not None:
+        raise ValueError(not_finite(bad, "one"))
     hierarchy = Hierarchy.of(model)
     points = hierarchy.points(block)
     labels = hierarchy.label(points)
@@ -203,15 +214,22 @@ def _join(
     model: Arrays,
     workspace: InMemory | OnDisk,
     name: str,
+    of: int | None,
+    again: bool,
 ) -> Arrays:
     labels = np.concatenate([block.labels for block in blocks])
     distances = np.concatenate([block.distances for block in blocks])
     n_clusters = len(model["fine"])
-    return workspace.save(
-        name,
-        of=_digest_of(model) if workspace.on_disk else 0,
-        labels=labels,
-        sizes=np.bincount(labels, minlength=n_clusters),
-        inertia=np.bincount(labels, weights=distances, minlength=n_clusters),
-        total=np.array(sum(block.total for block in blocks) % 2**64, np.uint64),
-    )
+    arrays: dict[str, Any] = {
+        "labels": labels,
+        "sizes": np.bincount(labels, minlength=n_clusters),
+        "inertia": np.bincount(labels, weights=distances, minlength=n_clusters),
+        "total": np.array(sum(block.total for block in blocks) % 2**64, np.uint64),
+    }
+    earlier = workspace.find(name, verify=True, of=of) if again else None
+    if earlier is None:
+        return workspace.save(name, of=of or 0, **arrays)
+    # An earlier model may be reading them: they are compared, never written over.
+    if all(np.array_equal(earlier[key], arrays[key]) for key in arrays):
+        return earlier
+    raise Changed("X is not the array that the labels of an earlier fit are of.")

@@ -101,7 +101,7 @@ class Source:
             key = _prefix(self._array) + self._array.metadata.encode_chunk_key(place)
             if not _is_all(values[tuple(cut)], fill) or key in self._missing:
                 continue
-            if not _is_there(self._array.store, key):
+            if not _patiently(_is_there, self._array.store, key):
                 raise FileNotFoundError(
                     f"Chunk {key} of {self._array.store_path} was there when the "
                     f"client opened it, but is not as seen by process {os.getpid()} on "

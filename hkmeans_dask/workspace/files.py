@@ -289,8 +289,8 @@ class OnDisk:
         self.find(name, verify=True)
         if self._path(name + RAW).exists():
             rows = self.find_rows(name)
-            assert rows is not None
-            rows.load()
+            if rows is not None:
+                rows.load()
 
     def names(self) -> list[str]:
         """List what is finished."""
@@ -315,6 +315,8 @@ def publish(path: Path, content: bytes) -> None:
     It appears when it is complete, by a link. Where a file system has none (FAT, some
     FUSE and SMB mounts), and only there, who looks in between may see a part of it.
     """
+    if path.exists():
+        return
     own = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
         with fullness_explained(path.parent), suppress(FileExistsError):

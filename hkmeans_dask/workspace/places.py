@@ -57,6 +57,8 @@ class Places(NamedTuple):
     """Removes a temporary folder when nobody refers to it any more."""
     known: bool = True
     """Whether what is there is known to be of an X with these values."""
+    finished: bool = False
+    """Whether an earlier fit has ended there."""
 
 
 class _Owner:
@@ -107,8 +109,12 @@ def durable(
     manifest = _read_manifest(folder) or _first_manifest(folder, identity, seed)
     workspace = OnDisk(folder)
     with _lock(folder):
-        yield Places(manifest["seed"], workspace, workspace, known=known)
-        publish(folder / DONE, b"")
+        finished = (folder / DONE).exists()
+        yield Places(
+            manifest["seed"], workspace, workspace, known=known, finished=finished
+        )
+        with suppress(OSError):  # on a full disk a finished fit can still be read
+            publish(folder / DONE, b"")
         names = workspace.names()
         done = [n for n in names if n != "model" and not n.startswith("labels-")]
         workspace.discard(*done)

@@ -511,3 +511,12 @@ def test_names_that_are_not_there_are_refused(stored, capsys):
     command = "fit scan.zarr model -k 3 --component bold --feature-axis pixel"
     assert main(command.split()) == 2
     assert "is named 'pixel'; their names: time, voxel." in capsys.readouterr().err
+
+
+def test_arrays_without_a_name_stay_without():
+    values = np.random.default_rng(0).normal(size=(60, 5))
+    bold = xr.DataArray(values, dims=("voxel", "time")).chunk(voxel=20)
+    model = HierarchicalKMeans(4, feature_axis="voxel").fit(bold)
+    means = model.transform(bold)
+    assert means.name is None
+    assert model.inverse_transform(means).name is None

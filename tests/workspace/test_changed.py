@@ -110,6 +110,7 @@ def test_an_unfinished_fit_of_other_values_begins_anew(tmp_path, monkeypatch, st
     same(model, expected(NEW))
 
 
+@pytest.mark.filterwarnings("ignore:X has changed since")
 def test_labels_of_features_that_are_not_trained_on_are_not_kept(tmp_path):
     options = {"max_features_per_cluster": 2}
     first = model_for(tmp_path, **options).fit(of_a_name(tmp_path, OLD))
@@ -178,3 +179,64 @@ def test_what_was_derived_goes_with_its_origin(
     assert model.n_clusters_ == 9
     if name == "coarse":
         same(model, HierarchicalKMeans(9).fit(X))
+
+
+def test_labels_of_an_earlier_model_stay_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr("hkmeans_dask.workspace.places.LABEL_BYTES", 0)
+    first = model_for(tmp_path).fit(of_a_name(tmp_path, OLD))
+    before = np.asarray(first.labels_)
+    with pytest.warns(UserWarning, match="X has changed since"):
+        second = model_for(tmp_path).fit(of_a_name(tmp_path, NEW))
+    assert_array_equal(first.labels_, before)
+    same(second, expected(NEW))
+
+
+@pytest.mark.filterwarnings("ignore:X has changed since")
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("refine", [0, 2])
+def test_a_change_beside_the_training_rows_is_noticed(
+    tmp_path, monkeypatch, refine, finished
+):
+    options = {"max_features_per_cluster": 2, "refine": refine}
+    first = model_for(tmp_path, **options)
+    X = of_a_name(tmp_path, OLD)
+    if finished:
+        first.fit(X)
+    else:
+        interrupt(monkeypatch, "label_features", first, X)
+    seed = HierarchicalKMeans(9).fit(OLD)._origin["seed"]
+    kept, _ = sampling.kept(seed, sampling.key_limit(seed, 400, 18), 0, 400)
+    changed = OLD.copy()
+    changed[np.setdiff1d(np.arange(400), kept)] *= -3
+    again = model_for(tmp_path, **options).fit(of_a_name(tmp_path, changed))
+    wanted = da.from_array(changed, (100, 6))
+    same(again, HierarchicalKMeans(9, **options).fit(wanted))
+    changed[np.setdiff1d(np.arange(400), kept)[0], 2] = np.nan
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        model_for(tmp_path, **options).fit(of_a_name(tmp_path, changed))
+
+
+@pytest.mark.filterwarnings("ignore:.*are copied to")
+def test_an_x_that_has_to_be_copied_is_copied_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("hkmeans_dask.inputs.arrays.JOINED_BYTES", 100)
+
+    def fit(values):
+        array = Watched(values)
+        X = da.from_array(array, (100, 2), name="along samples", asarray=False)
+        return model_for(tmp_path).fit(X)
+
+    first = fit(OLD)
+    same(fit(OLD), first)
+    with pytest.warns(UserWarning, match="X has changed since"):
+        assert fit(NEW).inertia_ != first.inertia_
+
+
+@pytest.mark.filterwarnings("ignore:X has changed since")
+def test_a_generator_is_asked_for_one_seed_only(tmp_path):
+    def fit(values, **options):
+        seed = np.random.RandomState(3)
+        X = of_a_name(tmp_path, values)
+        return HierarchicalKMeans(9, random_state=seed, **options).fit(X)
+
+    fit(OLD, work_dir=tmp_path / "work")
+    same(fit(NEW, work_dir=tmp_path / "work"), fit(NEW))
