@@ -121,9 +121,12 @@ class HierarchicalKMeans(
         Features kept for training per small cluster, at most; None keeps all.
     work_dir : path-like or None, default=None
         Folder for intermediate results that all workers see. Given, it is durable: the
-        same fit, interrupted, goes on where it stopped and gives the same bits. By
-        default they are in memory, or where that is too small in dask's temporary
-        directory until the fit ends.
+        same fit, interrupted, goes on where it stopped and gives the same bits. One
+        that has ended is given back without a read where X is known to be the same
+        (in memory, or Zarr in a store that tells sizes and times); of another X it is
+        labelled again, and fitted anew, with a warning, if it has changed. By default
+        results are in memory, or where that is too small in dask's temporary directory
+        until the fit ends.
 
     Attributes
     ----------
