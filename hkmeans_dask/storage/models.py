@@ -12,7 +12,7 @@ import dask.array as da
 import numpy as np
 import zarr
 
-from hkmeans_dask.storage.opening import open_group
+from hkmeans_dask.storage.opening import location, open_group
 from hkmeans_dask.storage.outputs import CHUNK_BYTES, complete, writing
 from hkmeans_dask.storage.source import as_dask, read
 
@@ -25,6 +25,8 @@ def save(
     overwrite: bool,
 ) -> None:
     """Write a model: arrays chunk by chunk, attributes, then the status."""
+    if overwrite and "://" in location(url):  # written in place
+        arrays = {name: np.asarray(values) for name, values in arrays.items()}
     with writing(url, overwrite=overwrite) as place:
         group = zarr.create_group(
             place, attributes={"status": "writing"}, overwrite=True, zarr_format=3

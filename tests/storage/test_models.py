@@ -7,6 +7,7 @@ size 0: a nested model, whose table `compared` has none, and a refined one.
 import zipfile
 from pathlib import Path
 
+import dask.array as da
 import numpy as np
 import pytest
 import zarr
@@ -48,3 +49,16 @@ def test_no_array_of_a_model_has_chunks_of_size_0(tmp_path):
     HierarchicalKMeans(12).fit(X).to_zarr(tmp_path / "model.zarr")
     for _, array in zarr.open_group(tmp_path / "model.zarr", mode="r").arrays():
         assert 0 not in array.chunks
+
+
+@pytest.mark.parametrize("place", ["{}/model", "memory://saved/over/itself"])
+def test_a_model_is_saved_over_the_one_that_it_reads(tmp_path, place):
+    url = place.format(tmp_path)
+    fitted = HierarchicalKMeans(12).fit(da.from_array(X, (50, 5)))
+    fitted.to_zarr(url, overwrite=True)
+    model = HierarchicalKMeans.from_zarr(url)
+    assert isinstance(model.labels_, da.Array)
+    model.to_zarr(url, overwrite=True)
+    again = HierarchicalKMeans.from_zarr(url)
+    assert_array_equal(again.labels_, fitted.labels_)
+    assert_array_equal(again.cluster_centers_, fitted.cluster_centers_)
