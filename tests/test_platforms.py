@@ -66,3 +66,16 @@ def test_the_first_to_publish_wins(tmp_path, monkeypatch, links):
     publish(path, b"second")
     assert path.read_bytes() == b"first"
     assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_work_dir_needs_no_hard_links(tmp_path, monkeypatch):
+    X = np.random.default_rng(0).normal(size=(300, 6))
+    expected = HierarchicalKMeans(9).fit(X).labels_
+
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    for _ in range(2):
+        model = HierarchicalKMeans(9, work_dir=tmp_path).fit(X)
+        np.testing.assert_array_equal(model.labels_, expected)
