@@ -311,10 +311,13 @@ def _check_output(output: str, overwrite: bool, needed: Sequence[str]) -> None:
 @click.argument("model_path", metavar="MODEL")
 def info(model_path: str) -> None:
     """Describe a model."""
-    from hkmeans_dask.storage import opening, source
+    from hkmeans_dask.storage import opening, sound, source
 
     group = opening.open_group(model_path)
-    _print_table(_described(dict(group.attrs), source.read(group["sizes"])))
+    sound.check_told(model_path, dict(group.attrs))
+    with sound.damage_told(model_path):
+        sizes = source.read(group["sizes"])
+        _print_table(_described(dict(group.attrs), sizes))
 
 
 def _described(record: dict[str, Any], sizes: Any) -> Iterator[tuple[str, object]]:

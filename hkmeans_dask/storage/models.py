@@ -11,9 +11,11 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from hkmeans_dask.storage.opening import location, open_group
 from hkmeans_dask.storage.outputs import CHUNK_BYTES, complete, writing
+from hkmeans_dask.storage.sound import check_arrays, check_told, damage_told
 from hkmeans_dask.storage.source import as_dask, read
 
 
@@ -39,6 +41,7 @@ def save(
                 shape=values.shape,
                 dtype=values.dtype,
                 chunks=(rows, *(max(1, n) for n in values.shape[1:])),
+                compressors=(ZstdCodec(level=0), Crc32cCodec()),  # a flip is noticed
                 config={"write_empty_chunks": True},
             )
             for start in range(0, len(values), rows):
@@ -55,18 +58,26 @@ def load(
     url: str | os.PathLike[str], *, lazy: tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read a complete model; arrays named in `lazy` as dask arrays."""
-    group = open_group(os.fspath(url))
+    url = os.fspath(url)
+    group = open_group(url)
     attributes = dict(group.attrs)
+    check_told(url, attributes)
     for name in ("status", "hkmeans_dask"):
         attributes.pop(name)
-    for name, array in group.arrays():
-        if array.nchunks_initialized != array.nchunks:
-            raise FileNotFoundError(f"{url} is damaged: chunks of {name} are missing.")
-    arrays = {
-        name: as_dask(array, array.chunks) if name in lazy else read(array)
-        for name, array in group.arrays()
-    }
+    with damage_told(url):
+        arrays = {
+            name: _read(url, array, name in lazy) for name, array in group.arrays()
+        }
+    check_arrays(url, arrays, attributes["fitted"])
     return arrays, attributes
+
+
+def _read(url: str, array: Any, lazy: bool) -> Any:
+    if array.nchunks_initialized != array.nchunks:
+        raise FileNotFoundError(
+            f"{url} is damaged: chunks of {array.basename} are missing."
+        )
+    return as_dask(array, array.chunks) if lazy else read(array)
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,115 @@
+"""Whether what is at a URL is a whole model: what it tells, and how its arrays fit.
+
+A store may be cut off, altered, or written by another program. What is wrong is said in
+one line before anything is made of it.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hkmeans_dask.kmeans.kernels import Array
+
+TOLD: dict[str, Any] = {
+    "hkmeans_dask": str,
+    "parameters": dict,
+    "fitted": dict,
+    "feature_names_in": list,
+    "lazy_labels": bool,
+    "input": dict,
+    "seed": Integral,
+    "parameters.n_clusters": Integral,
+    "parameters.init": (str, type(None)),
+    "parameters.feature_axis": (Integral, str),
+    "parameters.metric": str,
+    "parameters.scaling": bool,
+    "fitted.inertia": Real,
+    "fitted.n_clusters": Integral,
+    "fitted.n_features_in": Integral,
+    "fitted.n_passes": Integral,
+    "input.shape": list,
+    "input.dtype": str,
+    "input.fingerprint": (str, type(None)),
+}
+"""Attributes of a model and their kinds; those of an attribute are behind a dot."""
+
+
+@contextmanager
+def damage_told(url: str) -> Iterator[None]:
+    """Say in one line what cannot be read, whatever altered metadata make of it."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        kind = type(error).__name__
+        raise ValueError(f"{url} is damaged ({kind}: {error}).") from error
+
+
+def check_told(url: str, attributes: dict[str, Any]) -> None:
+    """Refuse a model that does not tell what it should.
+
+    Raises
+    ------
+    ValueError
+    """
+    for name, kind in TOLD.items():
+        value: Any = attributes
+        for part in name.split("."):
+            value = value.get(part, Ellipsis) if isinstance(value, dict) else Ellipsis
+        number = kind is not bool and isinstance(value, bool)
+        if number or not isinstance(value, kind):
+            said = "is missing" if value is Ellipsis else f"is {value!r}"
+            raise ValueError(f"{url} is damaged: {name} of the model {said}.")
+    if not isinstance(attributes.get("seconds", {}), dict):
+        raise ValueError(f"{url} is damaged: seconds of the model are no numbers.")
+
+
+def check_arrays(url: str, arrays: dict[str, Any], fitted: dict[str, Any]) -> None:
+    """Refuse arrays that are missing or do not fit each other.
+
+    Raises
+    ------
+    ValueError
+    """
+    for wrong in _misfits(arrays, fitted):
+        raise ValueError(f"{url} is damaged: {wrong}.")
+
+
+def _misfits(arrays: dict[str, Any], fitted: dict[str, Any]) -> Iterator[str]:
+    n_clusters, n_features = fitted["n_clusters"], fitted["n_features_in"]
+    centers, coarse = arrays.get("cluster_centers"), arrays.get("coarse_centers")
+    if centers is None or coarse is None or centers.ndim != 2 or coarse.ndim != 2:
+        yield "its centers are missing"
+        return
+    n_dims, n_big = centers.shape[1], len(coarse)
+    shapes = {
+        "labels": ((n_features,), "i"),
+        "sizes": ((n_clusters,), "i"),
+        "cluster_centers": ((n_clusters, n_dims), "f"),
+        "coarse_centers": ((n_big, n_dims), "f"),
+        "parents": ((n_clusters,), "i"),
+        "offset": ((n_dims,), "f"),
+    }
+    for name, (shape, kind) in shapes.items():
+        array = arrays.get(name)
+        if array is None:
+            yield f"the array {name} is missing"
+        elif array.shape != shape or array.dtype.kind != kind:
+            yield f"the array {name} has shape {array.shape} and dtype {array.dtype}"
+    yield from _out_of_range("parents", arrays["parents"], 0, n_big)
+    compared = arrays.get("compared")
+    if compared is None or compared.ndim != 2 or len(compared) not in (0, 1, n_big):
+        yield "the array compared is missing or has another shape"
+        return
+    yield from _out_of_range("compared", compared, -1, n_clusters)
+
+
+def _out_of_range(name: str, values: Array, least: int, stop: int) -> Iterator[str]:
+    if values.dtype.kind != "i" or np.any((values < least) | (values >= stop)):
+        yield f"the array {name} has values that are no clusters"
