@@ -112,9 +112,9 @@ def test_a_flipped_bit_of_labels_is_noticed(stores, tmp_path):
     shutil.copytree(stores / "m", tmp_path / "m")
     chunk = tmp_path / "m/labels/c/0"
     data = bytearray(chunk.read_bytes())
-    for at in range(len(data)):
+    for at in range(0, len(data), 9):
         flipped = data.copy()
         flipped[at] ^= 4
         chunk.write_bytes(flipped)
-        with pytest.raises(OSError, match="Chunk c/0 of .*labels cannot be read"):
+        with pytest.raises(OSError, match=r"Chunk c/0 of .*labels cannot be read"):
             HierarchicalKMeans.from_zarr(tmp_path / "m")
