@@ -138,12 +138,13 @@ def run_stages(
         If X has values that are not finite, or changed between the passes.
     """
     going_on = bool(places.workspace.names())
-    if going_on and not places.known:
+    again = going_on and not places.known
+    if again:
         _forget_values(job, places)
     seen: set[str] = set()
     while True:
         try:
-            return _run_stages(job, places, seconds)
+            return _run_stages(job, places, seconds, again=again)
         except Changed as changed:
             if going_on:
                 raise Outdated from changed
@@ -153,10 +154,10 @@ def run_stages(
 
 
 def _run_stages(
-    job: Job, places: Places, seconds: dict[str, float]
+    job: Job, places: Places, seconds: dict[str, float], *, again: bool
 ) -> tuple[Hierarchy, Labels, int]:
     model: Any = places.workspace.find("model")
-    job = _in_whole_features(job, places, seconds, trained=model is not None)
+    job = _in_whole_features(job, None if again else model, places, seconds)
     if model is None:
         model = _train(job, places, seconds)
         if job.refine:
@@ -164,7 +165,7 @@ def _run_stages(
     what = (job.features, job.n_rows, places.seed, model)
     where = (places.label_space, job.runner)
     with phase("label", seconds):
-        labels = label_features(*what, *where, again=not places.known)
+        labels = label_features(*what, *where, again=again)
     (found,) = job.runner.compute(model)
     if int(found["total"]) != labels.total:
         raise Changed(
@@ -175,15 +176,17 @@ def _run_stages(
 
 
 def _in_whole_features(
-    job: Job, places: Places, seconds: dict[str, float], *, trained: bool
+    job: Job, model: Any, places: Places, seconds: dict[str, float]
 ) -> Job:
-    """Let the stages read whole features: from a copy of X if it must be."""
+    """Let the stages read whole features: from a copy of X if it must be.
+
+    Not if all labels of the model, if there is one, are there: then nothing is read.
+    """
     if job.features.whole:
         return job
     assert isinstance(places.workspace, OnDisk)
     features = copied(job.features, places.workspace)
-    done = trained and places.known and are_labelled(features, places.label_space)
-    if not done:
+    if model is None or not are_labelled(features, model, places.label_space):
         with phase("copy", seconds):
             copy_features(job.features, places.workspace, job.runner)
     return replace(job, features=features)
@@ -258,7 +261,7 @@ def _forget_values(job: Job, places: Places) -> None:
     """Remove what hangs on features that no checksum covers, of an X that may differ.
 
     A copy; and of a fit that has not ended the passes that refined. The rest hangs on
-    training rows, which the last read compares, and so does it the labels.
+    training rows, which the last read compares, as it does the labels.
     """
     derived = ["copy-"]
     if job.refine and not places.finished:

@@ -88,3 +88,9 @@ def test_scikit_learn_without_its_attribute():
     del model._sklearn_output_config
     assert compat.output_container(model) == "default"
     assert isinstance(model.transform(X.T), np.ndarray)
+
+
+def test_pools_of_another_name_are_left_alone(monkeypatch):
+    for name in ("default_pool", "pools"):
+        monkeypatch.delattr(f"dask.threaded.{name}")
+    compat.forget_pools()

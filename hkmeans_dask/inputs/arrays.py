@@ -143,7 +143,9 @@ def read_features(X: Any, feature_axis: int, *, join: bool = True) -> Features:
         )
     if not is_lazy(X):
         return _in_memory(X, feature_axis)
-    array = _from_zarr(X, feature_axis, join) if is_zarr(X) else plain_dask(X)
+    array = (
+        _from_zarr(X, feature_axis, join) if is_zarr(X) else _unmasked(plain_dask(X))
+    )
     array = _check_dask(array)
     if feature_axis == 1:
         array = array.T
@@ -253,6 +255,17 @@ def _views(array: Array, rows: int) -> da.Array:
     return da.Array(graph, name, chunks, meta=array[:0])
 
 
+def _unmasked(X: Any) -> da.Array:
+    """Take an array of dask; refuse masked ones, when the meta or a block tells.
+
+    Before blocks are joined with others, where they would lose their masks.
+    """
+    array = plain_dask(X)
+    meta = unmasked(meta_from_array(array))
+    checked: da.Array = da.map_blocks(unmasked, array, dtype=array.dtype, meta=meta)
+    return checked
+
+
 def _check_dask(array: da.Array) -> da.Array:
     """Check what the metadata of a dask array tell; drop its empty blocks."""
     _refuse_not_2d(array)
@@ -262,8 +275,7 @@ def _check_dask(array: da.Array) -> da.Array:
             "X.compute_chunk_sizes() first, or to_dask_array(lengths=True) on a "
             "dask DataFrame."
         )
-    meta = unmasked(meta_from_array(array))
-    if scipy.sparse.issparse(meta):
+    if scipy.sparse.issparse(meta_from_array(array)):
         raise TypeError(
             "Sparse data was passed, but dense data is required. Use "
             "X.map_blocks(lambda block: block.toarray()) to convert it."
@@ -280,8 +292,6 @@ def _check_dask(array: da.Array) -> da.Array:
         remove_zero_chunks=0 not in array.shape,
         **NUMBERS_ONLY,
     )
-    # The meta may not tell, and a block that is joined with others loses its mask.
-    array = da.map_blocks(unmasked, array, dtype=array.dtype, meta=meta)
     full = tuple(tuple(n for n in sizes if n) or (0,) for sizes in array.chunks)
     return array if full == array.chunks else array.rechunk(full)
 

@@ -45,9 +45,10 @@ def _not_numbers(table: Any) -> str | None:
     for number, name in enumerate(getattr(table, "column_names", columns)):
         by_place = hasattr(table, "iloc")  # two columns may have one name
         column = table.iloc[:, number] if by_place else table[name]
-        if np.asarray(column).dtype.kind in "biuf":
+        kind = np.asarray(column).dtype.kind
+        if kind in "biuf":
             continue
-        if np.asarray(column).dtype.kind not in "OSUT":
+        if kind not in "OSUT":
             return f"Column {name!r} of X has dtype {column.dtype}"
         for row, value in enumerate(column):
             try:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 class _Crew:
     def __init__(self) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget all tasks: after a fork their threads are not here."""
         self.size = 1
         self._tasks = 0
         self._lock = threading.Lock()
@@ -40,6 +44,7 @@ class _Crew:
 
 _crew = _Crew()
 at_work = _crew.at_work
+begin_anew = _crew.begin_anew
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""NumPy on tiles: assign, project, measure and group. Knows no dask.
+"""NumPy on tiles: assign, project and measure. Knows no dask.
 
 Kernels speak of ``points (n_points, n_dims)`` and ``centers (n_clusters, n_dims)``.
 The nearest center of a point is found by one matrix product per *tile* of rows::

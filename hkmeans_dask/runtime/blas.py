@@ -40,6 +40,10 @@ class _OneBlasThread(ContextDecorator):
     """A limit of one BLAS thread while any thread of this process is inside."""
 
     def __init__(self) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget who is inside: after a fork those threads are not here."""
         self._lock = threading.Lock()
         self._inside = 0
         self._before: list[int] = []

@@ -16,7 +16,7 @@ import inspect
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -28,6 +28,7 @@ import psutil
 from dask.system import CPU_COUNT
 
 from hkmeans_dask.compat import forget_pools
+from hkmeans_dask.kmeans import crew
 from hkmeans_dask.kmeans.crew import shared_tiles
 from hkmeans_dask.runtime import progress
 from hkmeans_dask.runtime.blas import one_blas_thread
@@ -39,8 +40,9 @@ if TYPE_CHECKING:
     from dask.delayed import Delayed
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=forget_pools)
+if hasattr(os, "register_at_fork"):  # threads that hold locks are not in a fork
+    for begin_anew in (forget_pools, one_blas_thread.begin_anew, crew.begin_anew):
+        os.register_at_fork(after_in_child=begin_anew)
 
 _PROCESSES = dask.base.named_schedulers["processes"]
 
@@ -183,15 +185,15 @@ def _thread_left() -> Iterator[None]:
     """
     from distributed import rejoin, secede
 
-    try:
+    left = False
+    with suppress(ValueError, AttributeError, KeyError):  # in no task, or left already
         secede()
-    except Exception:  # not in a task, or left already
-        yield
-        return
+        left = True
     try:
         yield
     finally:
-        rejoin()
+        if left:
+            rejoin()
 
 
 def _scheduler(array: da.Array) -> Callable[..., Any]:

@@ -40,7 +40,7 @@ def _of_groups() -> Iterator[tuple[int, int]]:
     with suppress(OSError, ValueError):
         for line in OWN.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
-            if controllers in ("", "memory"):
+            if not controllers or "memory" in controllers.split(","):
                 version = 1 if controllers else 2
                 root = GROUPS / controllers
                 group = root / path.lstrip("/")

@@ -111,7 +111,9 @@ def label_features(
         row[0] for row in map_blocks("label", _label, features.blocks, *options)
     ]
     groups, needed = [], []
-    of = _digest(model, runner) if workspace.on_disk else None
+    of = None
+    if workspace.on_disk:
+        of = _digest(*runner.compute(model))
     bounds, cuts = group_blocks(chunks)
     for number, (first, last) in enumerate(itertools.pairwise(cuts)):
         name = f"labels-{number}"
@@ -133,17 +135,18 @@ def label_features(
     return Labels(done, bounds, sizes, inertia, total)
 
 
-def _digest(model: Any, runner: Runner) -> int:
+def _digest(model: Arrays) -> int:
     """Checksum of all that the labels are derived from."""
-    (found,) = runner.compute(model)
-    return digest(*(found[name] for name in Hierarchy._fields))
+    return digest(*(model[name] for name in Hierarchy._fields))
 
 
-def are_labelled(features: Features, workspace: InMemory | OnDisk) -> bool:
-    """Whether all labels are in the workspace, so that X is not needed for them."""
+def are_labelled(
+    features: Features, model: Arrays, workspace: InMemory | OnDisk
+) -> bool:
+    """Whether all labels of a model are there, so that X is not needed for them."""
     _, cuts = group_blocks(features.blocks.chunks[0])
-    names = (f"labels-{number}" for number in range(len(cuts) - 1))
-    return all(workspace.find(name) is not None for name in names)
+    names, of = (f"labels-{number}" for number in range(len(cuts) - 1)), _digest(model)
+    return all(workspace.find(name, of=of) is not None for name in names)
 
 
 def as_array(found: Labels, numbers: Array, features: Features, owner: object) -> Any:

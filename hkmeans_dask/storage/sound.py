@@ -77,7 +77,8 @@ def check_arrays(url: str, arrays: dict[str, Any], fitted: dict[str, Any]) -> No
     ------
     ValueError
     """
-    for wrong in _misfits(arrays, fitted):
+    wrong = next(_misfits(arrays, fitted), None)
+    if wrong is not None:
         raise ValueError(f"{url} is damaged: {wrong}.")
 
 

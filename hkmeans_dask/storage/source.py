@@ -98,10 +98,11 @@ class Source:
         for place in itertools.product(*map(_touched, index, self.shape, sizes)):
             edges = list(zip(place, sizes, starts, strict=True))
             cut = (slice(max(0, i * n - at), (i + 1) * n - at) for i, n, at in edges)
-            key = _prefix(self._array) + self._array.metadata.encode_chunk_key(place)
-            if not _is_all(values[tuple(cut)], fill) or key in self._missing:
+            if not _is_all(values[tuple(cut)], fill):
                 continue
-            if not _patiently(_is_there, self._array.store, key):
+            key = _prefix(self._array) + self._array.metadata.encode_chunk_key(place)
+            known = key in self._missing
+            if not known and not _patiently(_is_there, self._array.store, key):
                 raise FileNotFoundError(
                     f"Chunk {key} of {self._array.store_path} was there when the "
                     f"client opened it, but is not as seen by process {os.getpid()} on "
@@ -260,11 +261,19 @@ def reading(
 PACKED = ("scale_factor", "add_offset", "_FillValue", "missing_value")
 """Attributes by which xarray and netCDF tools tell what stored values mean."""
 
+STORED_NAN = "AAAAAAAA+H8="
+"""How xarray writes NaN as a `_FillValue`, as it does for all floats."""
+
 
 def warn_of_packed(array: Any) -> None:
-    """Warn of integers that stand for other values, which only xarray decodes."""
-    said = [f"{name}={array.attrs[name]!r}" for name in PACKED if name in array.attrs]
-    if said and array.dtype.kind in "iu":
+    """Warn of values that stand for others or for none, which only xarray decodes."""
+    told = {name: array.attrs[name] for name in PACKED if name in array.attrs}
+    said = [
+        f"{name}={value!r}"
+        for name, value in told.items()
+        if value == value and value not in (STORED_NAN, "NaN")
+    ]
+    if said:
         warnings.warn(
             f"{array.store_path} holds packed values ({', '.join(said)}), which are "
             "taken as they are stored. Decode them first: "

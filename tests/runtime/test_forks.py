@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from hkmeans_dask import HierarchicalKMeans
+from hkmeans_dask.kmeans.crew import _crew
+from hkmeans_dask.runtime.blas import one_blas_thread
 
 X = np.random.default_rng(0).normal(size=(3000, 8))
 
@@ -28,6 +30,21 @@ def test_a_fit_in_a_fork_ends_with_the_same_labels(lazy):
     queue = context.Queue()
     child = context.Process(target=labels, args=(queue, lazy), daemon=True)
     child.start()
+    found = queue.get(timeout=30)
+    child.join(30)
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
+@pytest.mark.timeout(60)
+def test_a_fork_while_a_thread_holds_our_locks(monkeypatch):
+    expected = HierarchicalKMeans(9).fit(X).labels_
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=labels, args=(queue, False), daemon=True)
+    with one_blas_thread._lock, _crew._lock:
+        child.start()
     found = queue.get(timeout=30)
     child.join(30)
     assert np.array_equal(found, expected)

@@ -13,6 +13,7 @@ import dask.array as da
 import fsspec
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 from numpy.testing import assert_allclose, assert_array_equal
 from packaging.requirements import Requirement
@@ -302,7 +303,12 @@ def test_packed_values_are_warned_of(tmp_path):
     assert told[0].filename == __file__
     with pytest.warns(UserWarning, match="packed values"):
         EXPECTED.transform(z)
-    HierarchicalKMeans(9).fit(put(tmp_path / "y.zarr", attributes={"add_offset": 1.0}))
+    missing = put(tmp_path / "y.zarr", attributes={"_FillValue": -9999.0})
+    with pytest.warns(UserWarning, match=r"packed values \(_FillValue=-9999.0\)"):
+        HierarchicalKMeans(9).fit(missing)
+    data = xr.DataArray(X, dims=("voxel", "time"), name="bold").to_dataset()
+    data.to_zarr(tmp_path / "z", consolidated=False)  # with NaN as its _FillValue
+    HierarchicalKMeans(9).fit(zarr.open_array(tmp_path / "z/bold", mode="r"))
 
 
 def test_the_warning_points_at_the_call(tmp_path):

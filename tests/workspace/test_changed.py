@@ -15,6 +15,7 @@ from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.inputs.fit_key import is_known
 from hkmeans_dask.kmeans import sampling
 from hkmeans_dask.kmeans.axes import train_along
+from hkmeans_dask.workspace.files import OnDisk
 from tests.resuming import interrupt, only, same
 from tests.strategies import Watched
 
@@ -216,9 +217,15 @@ def test_a_change_beside_the_training_rows_is_noticed(
         model_for(tmp_path, **options).fit(of_a_name(tmp_path, changed))
 
 
+def cannot_be_joined(patch):
+    """Let chunks along samples be too large together, so that X is copied."""
+    for name in ("JOINED_BYTES", "BLOCK_BYTES"):
+        patch.setattr(f"hkmeans_dask.inputs.arrays.{name}", 100)
+
+
 @pytest.mark.filterwarnings("ignore:.*are copied to")
 def test_an_x_that_has_to_be_copied_is_copied_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("hkmeans_dask.inputs.arrays.JOINED_BYTES", 100)
+    cannot_be_joined(monkeypatch)
 
     def fit(values):
         array = Watched(values)
@@ -226,6 +233,7 @@ def test_an_x_that_has_to_be_copied_is_copied_again(tmp_path, monkeypatch):
         return model_for(tmp_path).fit(X)
 
     first = fit(OLD)
+    assert first.n_passes_ == 3
     same(fit(OLD), first)
     with pytest.warns(UserWarning, match="X has changed since"):
         assert fit(NEW).inertia_ != first.inertia_
@@ -240,3 +248,26 @@ def test_a_generator_is_asked_for_one_seed_only(tmp_path):
 
     fit(OLD, work_dir=tmp_path / "work")
     same(fit(NEW, work_dir=tmp_path / "work"), fit(NEW))
+
+
+@pytest.mark.filterwarnings("ignore:.*are copied to")
+@pytest.mark.usefixtures("content_is_known")
+def test_labels_without_a_checksum_are_made_again_from_a_copy(tmp_path, monkeypatch):
+    """Those that an earlier version left, of an X that had to be copied."""
+    cannot_be_joined(monkeypatch)
+    X = da.from_array(Watched(OLD), (100, 2), name="along samples", asarray=False)
+    first = model_for(tmp_path).fit(X)
+    assert first.n_passes_ == 3
+    workspace = OnDisk(only(tmp_path / "work"))
+    record = workspace.find("labels-0")
+    fields = {key: record[key] for key in ("labels", "sizes", "inertia", "total")}
+    workspace.save("labels-0", of=0, **fields)
+    same(model_for(tmp_path).fit(X), first)
+
+
+def test_a_first_fit_looks_for_bad_values_once(tmp_path, monkeypatch):
+    def twice(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("hkmeans_dask.stages.label.first_bad", twice)
+    model_for(tmp_path).fit(of_a_name(tmp_path, OLD))
