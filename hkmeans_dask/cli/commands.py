@@ -21,7 +21,10 @@ import click
 
 from hkmeans_dask import __version__
 from hkmeans_dask.cli.cluster import Cluster, threads
+from hkmeans_dask.cli.inputs import fills_explained, open_values
+from hkmeans_dask.cli.messages import PROGRAM, say, say_error, show_warning
 from hkmeans_dask.cli.options import (
+    debugging,
     every_parameter,
     image_shape,
     job,
@@ -30,7 +33,7 @@ from hkmeans_dask.cli.options import (
     showing,
 )
 from hkmeans_dask.cli.signals import Terminated, terminable
-from hkmeans_dask.runtime.progress import phase, write
+from hkmeans_dask.runtime.progress import phase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,8 +42,6 @@ if TYPE_CHECKING:
 
     from hkmeans_dask.estimator import HierarchicalKMeans
 
-PROGRAM = "hkmeans-dask"
-BAD_INPUT = 2
 INTERRUPTED = 130
 TERMINATED = 143
 
@@ -56,41 +57,26 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns
     -------
     code : int
-        0 when the command did its work, 2 for bad input, 130 when interrupted, 143
-        when terminated (a batch system's end of the walltime).
+        0 when the command did its work, 2 for bad input, 1 for a fault of this
+        program, 130 when interrupted, 143 when terminated (a batch system's end of the
+        walltime).
     """
     # asyncio would log what a client of a cluster was waiting for at Ctrl-C.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    wanted: dict[str, bool] = {}
     with warnings.catch_warnings(), terminable():
-        warnings.showwarning = _show_warning
+        warnings.showwarning = show_warning
         try:
-            commands(args, prog_name=PROGRAM, standalone_mode=False)
-        except click.ClickException as error:
-            _say("error", error.format_message())
-            return BAD_INPUT
-        except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
-            _say("error", str(error) or type(error).__name__)
-            return BAD_INPUT
+            commands(args, prog_name=PROGRAM, standalone_mode=False, obj=wanted)
         except click.Abort:
-            _say("interrupted", "what was not complete is removed.")
+            say("interrupted", "what was not complete is removed.")
             return INTERRUPTED
         except Terminated:
-            _say("terminated", "what was not complete is removed.")
+            say("terminated", "what was not complete is removed.")
             return TERMINATED
+        except Exception as error:
+            return say_error(error, debug=wanted.get("debug", False))
     return 0
-
-
-def _say(kind: str, text: str) -> None:
-    """Write one line to stderr."""
-    write(f"{PROGRAM}: {kind}: {' '.join(text.split())}")
-
-
-def _show_warning(
-    message: Warning | str, category: type[Warning], *_: object, **__: object
-) -> None:
-    """Write a warning in one line, but none that is for programmers."""
-    if not issubclass(category, (DeprecationWarning, PendingDeprecationWarning)):
-        _say("warning", str(message))
 
 
 def _print_table(rows: Iterable[tuple[str, object]]) -> None:
@@ -103,6 +89,7 @@ def _print_table(rows: Iterable[tuple[str, object]]) -> None:
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name=PROGRAM)
+@debugging
 @click.pass_context
 def commands(context: click.Context) -> None:
     """Hierarchical k-means of the features of Zarr arrays larger than memory.
@@ -141,12 +128,12 @@ def fit(
     cluster.check([source, model_path])
     needed = [source, *([feature_weight] if feature_weight else [])]
     _check_output(model_path, overwrite, needed)
-    X = opening.open_array(source, component)
+    X = open_values(source, component)
     parameters["feature_axis"] = opening.find_axis(X, parameters["feature_axis"])
     model = HierarchicalKMeans(init=_init(init), **parameters)
     checks.check_parameters(model.get_params(deep=False))
-    weights = opening.open_array(feature_weight) if feature_weight else None
-    with cluster.running():
+    weights = open_values(feature_weight) if feature_weight else None
+    with fills_explained(X), cluster.running():
         model.fit(X, feature_weight=weights)
     model.to_zarr(model_path, overwrite=overwrite)
     _print_table(_fitted(model, model_path))
@@ -163,7 +150,7 @@ def plan(
     from hkmeans_dask.storage import opening
 
     cluster.check([source])
-    X = opening.open_array(source, component)
+    X = open_values(source, component)
     parameters["feature_axis"] = opening.find_axis(X, parameters["feature_axis"])
     model = HierarchicalKMeans(init=_init(init), **parameters)
     with cluster.running():
@@ -173,12 +160,12 @@ def plan(
 def _init(init: str) -> Any:
     """Take the name of a method, or else read centers."""
     from hkmeans_dask.inputs import checks
-    from hkmeans_dask.storage import opening, source
+    from hkmeans_dask.storage import source
 
     if init in checks.INITS:
         return init
     try:
-        return source.read(opening.open_array(init))
+        return source.read(open_values(init))
     except FileNotFoundError as error:
         methods = " or ".join(map(repr, checks.INITS))
         raise ValueError(
@@ -265,7 +252,7 @@ def _write(
     start = time.perf_counter()
     cluster.check([source, model_path, output])
     _check_output(output, overwrite, [source, model_path])
-    X = opening.open_array(source, component)
+    X = open_values(source, component)
     model = HierarchicalKMeans.from_zarr(model_path)
     if isinstance(model.feature_axis, str):
         axis = "cluster" if clusters else model.feature_axis
@@ -273,7 +260,8 @@ def _write(
     result = lazily(model, X)
     # The workers end before the output is removed after an error: a task that still
     # wrote would bring a part of it back.
-    with outputs.writing(output, overwrite=overwrite) as place, cluster.running():
+    place_for = outputs.writing(output, overwrite=overwrite)
+    with fills_explained(X), place_for as place, cluster.running():
         runner = Runner.find(result, in_memory=False)
         with phase(name, {}):
             outputs.fill(place, result, runner.write)
@@ -309,6 +297,7 @@ def _check_output(output: str, overwrite: bool, needed: Sequence[str]) -> None:
 
 @commands.command()
 @click.argument("model_path", metavar="MODEL")
+@debugging
 def info(model_path: str) -> None:
     """Describe a model."""
     from hkmeans_dask.storage import opening, sound, source
@@ -351,6 +340,7 @@ def _described(record: dict[str, Any], sizes: Any) -> Iterator[tuple[str, object
     help="Draw centers as images of this shape, e.g. 8,8,3.",
 )
 @overwriting
+@debugging
 def report(
     model_path: str, output: str, shape: tuple[int, ...] | None, overwrite: bool
 ) -> None:
@@ -376,6 +366,7 @@ def report(
 )
 @overwriting
 @showing
+@debugging
 def demo(output: Path, n_clusters: int, overwrite: bool) -> None:
     """Do the whole job on two photographs."""
     from hkmeans_dask.cli import demo

@@ -81,6 +81,22 @@ def showing(command: Command) -> Command:
     return shown_command
 
 
+def _note(context: click.Context, option: click.Parameter, value: bool) -> None:
+    """Let `main` know, also of errors in other options."""
+    if value:
+        context.find_root().ensure_object(dict)["debug"] = True
+
+
+debugging = click.option(
+    "--debug",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_note,
+    help="Show where an error comes from.",
+)
+
+
 overwriting = click.option(
     "--overwrite", is_flag=True, help="Replace what is there, when the work is done."
 )
@@ -92,7 +108,7 @@ def reading(**arguments: str) -> Callable[[Command], Command]:
     def add(command: Command) -> Command:
         command = click.option(
             "--component", metavar="NAME", help="Array in an INPUT that is a group."
-        )(_computing(command))
+        )(_computing(debugging(command)))
         for name, metavar in reversed(arguments.items()):
             command = click.argument(name, metavar=metavar)(command)
         return command

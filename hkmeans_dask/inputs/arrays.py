@@ -24,6 +24,7 @@ from dask.delayed import Delayed
 from hkmeans_dask.inputs.checks import arithmetic_dtype
 from hkmeans_dask.inputs.tables import NUMBERS_ONLY, numbers
 from hkmeans_dask.kmeans.finite import unmasked
+from hkmeans_dask.storage.packed import Decoded, packing_of, stored, warn_of_packed
 
 if TYPE_CHECKING:
     from hkmeans_dask.kmeans.kernels import Array
@@ -109,9 +110,9 @@ def is_lazy(X: Any) -> bool:
 
 
 def is_zarr(X: Any) -> bool:
-    """Whether X is a Zarr array, without importing zarr to find out."""
+    """Whether X is an array of Zarr, without importing zarr to find out."""
     zarr = sys.modules.get("zarr")
-    return zarr is not None and isinstance(X, zarr.Array)
+    return zarr is not None and isinstance(X, (zarr.Array, Decoded))
 
 
 def read_features(X: Any, feature_axis: int, *, join: bool = True) -> Features:
@@ -178,18 +179,23 @@ def _reading(X: Any, blocks: da.Array) -> int:
     block: int = math.prod(map(max, blocks.chunks)) * blocks.dtype.itemsize
     if not is_zarr(X):
         return block
-    chunk = math.prod(X.chunks) * X.dtype.itemsize
-    stored = math.prod(X.shards or X.chunks) * X.dtype.itemsize
     from hkmeans_dask.storage.chunks import LocalChunks
-    from hkmeans_dask.storage.source import reading
+    from hkmeans_dask.storage.source import reading, unit
 
-    singly = LocalChunks.of(X) is not None
-    return reading(block, chunk, stored, singly=singly)
+    array = stored(X)
+    itemsize = array.dtype.itemsize
+    chunk = math.prod(array.chunks) * itemsize
+    unit_bytes = math.prod(unit(array)) * itemsize
+    raw = block // blocks.dtype.itemsize * itemsize
+    singly = LocalChunks.of(array) is not None
+    extra = reading(raw, chunk, unit_bytes, singly=singly)
+    # What is stored, twice where its sign changes, and where it is a fill value.
+    return extra + (2 * raw + block // blocks.dtype.itemsize if packing_of(X) else 0)
 
 
 def stored_bytes(X: Any, features: Features) -> int:
     """Bytes of one read of X: as stored, of a Zarr array."""
-    return int(X.nbytes_stored() if is_zarr(X) else features.blocks.nbytes)
+    return int(stored(X).nbytes_stored() if is_zarr(X) else features.blocks.nbytes)
 
 
 def read_whole_features(X: Any, feature_axis: int) -> Features:
@@ -326,11 +332,12 @@ def _from_zarr(X: Any, feature_axis: int, join: bool) -> da.Array:
     Blocks that cannot hold whole features grow along samples: a fit copies each to a
     file, and every block of whole features is read from as many files as lie abreast.
     """
-    from hkmeans_dask.storage.source import as_dask, unit, warn_of_packed
+    from hkmeans_dask.storage.source import as_dask, unit
 
     _refuse_not_2d(X)
-    warn_of_packed(X)
-    sizes, other = unit(X), 1 - feature_axis
+    if not packing_of(X):
+        warn_of_packed(X)
+    sizes, other = unit(stored(X)), 1 - feature_axis
     step = [max(1, min(n, extent)) for n, extent in zip(sizes, X.shape, strict=True)]
     n_samples = max(1, X.shape[other])
     grown = feature_axis

@@ -15,6 +15,7 @@ import numcodecs.errors
 import zarr
 import zarr.errors
 
+from hkmeans_dask.storage.packed import stored
 from hkmeans_dask.storage.source import VARYING
 
 COMPLETE = "complete"
@@ -70,6 +71,7 @@ def find_axis(array: Any, axis: int | str) -> int:
     """
     if not isinstance(axis, str):
         return axis
+    array = stored(array)
     names = getattr(array.metadata, "dimension_names", None)  # of format 3
     names = list(names or array.attrs.get("_ARRAY_DIMENSIONS", ()))
     if axis not in names:

@@ -46,7 +46,13 @@ def damage_told(url: str) -> Iterator[None]:
     """Say in one line what cannot be read, whatever altered metadata make of it."""
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:
         kind = type(error).__name__
         raise ValueError(f"{url} is damaged ({kind}: {error}).") from error
 
@@ -66,8 +72,25 @@ def check_told(url: str, attributes: dict[str, Any]) -> None:
         if number or not isinstance(value, kind):
             said = "is missing" if value is Ellipsis else f"is {value!r}"
             raise ValueError(f"{url} is damaged: {name} of the model {said}.")
-    if not isinstance(attributes.get("seconds", {}), dict):
+    given = attributes["input"]
+    if not all(map(_is_amount, given["shape"])) or not _is_dtype(given["dtype"]):
+        raise ValueError(f"{url} is damaged: input of the model is {given}.")
+    seconds, peak = attributes.get("seconds", {}), attributes.get("peak_memory", 0)
+    if not isinstance(seconds, dict) or not all(map(_is_amount, seconds.values())):
         raise ValueError(f"{url} is damaged: seconds of the model are no numbers.")
+    if not _is_amount(peak):
+        raise ValueError(f"{url} is damaged: peak_memory of the model is {peak!r}.")
+
+
+def _is_dtype(name: str) -> bool:
+    try:
+        return np.dtype(name).kind in "biuf"
+    except TypeError:
+        return False
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, Real) and 0 <= float(value) < float("inf")
 
 
 def check_arrays(url: str, arrays: dict[str, Any], fitted: dict[str, Any]) -> None:

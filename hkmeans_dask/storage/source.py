@@ -26,6 +26,7 @@ from zarr.storage import FsspecStore, LocalStore
 
 from hkmeans_dask.compat import find_details, run_on_zarr
 from hkmeans_dask.storage.chunks import LocalChunks, lenient
+from hkmeans_dask.storage.packed import packing_of, stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,9 +50,10 @@ VARYING = (
 
 
 class Source:
-    """A read-only zarr.Array that fails where it cannot be seen, never with zeros."""
+    """A read-only Zarr array that fails where it cannot be seen, never with zeros."""
 
-    def __init__(self, array: Any) -> None:
+    def __init__(self, given: Any) -> None:
+        array, self._packing = stored(given), packing_of(given)
         unit(array)
         store = array.store
         if isinstance(store, LocalStore):
@@ -62,7 +64,7 @@ class Source:
         self._chunks = LocalChunks.of(array)
         self._known, self._missing = _chunks_there(array)
         self._checked_in: int | None = None
-        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+        self.shape, self.dtype, self.ndim = given.shape, given.dtype, given.ndim
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel unchecked: in containers process numbers are often equal."""
@@ -81,7 +83,7 @@ class Source:
                 raise
         else:
             self._refuse_lost(index, values)
-            return values
+            return self._packing.decode(values) if self._packing else values
         raise OSError(reason)  # not chained: not every codec's error can be unpickled
 
     def _refuse_lost(self, index: tuple[slice | int, ...], values: Any) -> None:
@@ -258,31 +260,6 @@ def reading(
     return min(block_bytes, DECODED * chunk_bytes) + min(stored_bytes, block_bytes)
 
 
-PACKED = ("scale_factor", "add_offset", "_FillValue", "missing_value")
-"""Attributes by which xarray and netCDF tools tell what stored values mean."""
-
-STORED_NAN = "AAAAAAAA+H8="
-"""How xarray writes NaN as a `_FillValue`, as it does for all floats."""
-
-
-def warn_of_packed(array: Any) -> None:
-    """Warn of values that stand for others or for none, which only xarray decodes."""
-    told = {name: array.attrs[name] for name in PACKED if name in array.attrs}
-    said = [
-        f"{name}={value!r}"
-        for name, value in told.items()
-        if value == value and value not in (STORED_NAN, "NaN")
-    ]
-    if said:
-        warnings.warn(
-            f"{array.store_path} holds packed values ({', '.join(said)}), which are "
-            "taken as they are stored. Decode them first: "
-            "xarray.open_zarr(...)[name], or X * scale_factor + add_offset where X is "
-            "not _FillValue.",
-            stacklevel=7,  # the caller of `fit`
-        )
-
-
 def unit(array: Any) -> tuple[int, ...]:
     """Shape of what is one object in the store: a shard of chunks, or a chunk.
 
@@ -304,21 +281,22 @@ def _is_there(store: Any, key: str) -> bool:
     return found
 
 
-def fingerprint(array: Any) -> str:
-    """Tell a Zarr array from any other, and from itself after a write.
+def fingerprint(given: Any) -> str:
+    """Tell an array of Zarr from any other, and from itself after a write.
 
     From its metadata and each chunk's key, size and time of change (or ETag), where
     the store tells them: nothing is read.
     """
-    found: str = tokenize(
-        str(array.store_path), array.metadata.to_dict(), sorted(_listing(array).items())
-    )
+    array, packing = stored(given), packing_of(given)
+    listed = sorted(_listing(array).items())
+    what = (str(array.store_path), array.metadata.to_dict(), listed)
+    found: str = tokenize(*what, packing) if packing else tokenize(*what)
     return found
 
 
-def tells_changes(array: Any) -> bool:
+def tells_changes(given: Any) -> bool:
     """Whether the store tells size and time (or ETag) of all that is there."""
-    known = _listing(array).values()
+    known = _listing(stored(given)).values()
     return bool(known) and all({*facts[1:]} - {"None"} for facts in known)
 
 
@@ -357,12 +335,12 @@ async def _keys(store: Any, base: str) -> list[str]:
 
 
 def read(array: Any) -> Any:
-    """Read all of a Zarr array."""
+    """Read all of an array of Zarr."""
     return Source(array)[(slice(None),) * array.ndim]
 
 
 def as_dask(array: Any, chunks: tuple[int, ...]) -> da.Array:
-    """Read a Zarr array lazily, in blocks of `chunks` (whole chunks or shards)."""
+    """Read an array of Zarr lazily, in blocks of `chunks` (whole chunks or shards)."""
     fitting = tuple(
         max(1, min(size, extent))
         for size, extent in zip(chunks, array.shape, strict=True)

@@ -13,7 +13,6 @@ import dask.array as da
 import fsspec
 import numpy as np
 import pytest
-import xarray as xr
 import zarr
 from numpy.testing import assert_allclose, assert_array_equal
 from packaging.requirements import Requirement
@@ -290,25 +289,6 @@ def test_bytes_behind_a_chunk_of_blosc_are_left_alone(tmp_path):
         file.write(b"more")
     assert_array_equal(z[...], X)
     assert_array_equal(Source(z)[:, :], X)
-
-
-def test_packed_values_are_warned_of(tmp_path):
-    """As netCDF tools and xarray write them: only these decode them."""
-    packed = (X * 100).astype("i2")
-    z = put(tmp_path / "x.zarr", packed, attributes={"scale_factor": 0.01})
-    with pytest.warns(
-        UserWarning, match=r"packed values \(scale_factor=0.01\)"
-    ) as told:
-        HierarchicalKMeans(9).fit(z)
-    assert told[0].filename == __file__
-    with pytest.warns(UserWarning, match="packed values"):
-        EXPECTED.transform(z)
-    missing = put(tmp_path / "y.zarr", attributes={"_FillValue": -9999.0})
-    with pytest.warns(UserWarning, match=r"packed values \(_FillValue=-9999.0\)"):
-        HierarchicalKMeans(9).fit(missing)
-    data = xr.DataArray(X, dims=("voxel", "time"), name="bold").to_dataset()
-    data.to_zarr(tmp_path / "z", consolidated=False)  # with NaN as its _FillValue
-    HierarchicalKMeans(9).fit(zarr.open_array(tmp_path / "z/bold", mode="r"))
 
 
 def test_the_warning_points_at_the_call(tmp_path):

@@ -1,0 +1,118 @@
+"""Commands read packed values as what they mean."""
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from numpy.testing import assert_allclose, assert_array_equal
+
+from hkmeans_dask import HierarchicalKMeans
+from tests.cli.test_commands import load, one_line, run
+
+PACKED = {"dtype": "i2", "scale_factor": 0.01, "add_offset": 5.0, "_FillValue": -32768}
+K = 8
+
+
+def values():
+    return np.random.default_rng(0).normal(size=(200, 6)) * 10
+
+
+def write(path, array, zarr_format=3, **encoding):
+    named = xr.Dataset({"v": (("voxel", "time"), array)})
+    encoding = {"v": PACKED | {"chunks": (50, 6)} | encoding}
+    named.to_zarr(path, encoding=encoding, zarr_format=zarr_format, consolidated=False)
+
+
+def decoded(path):
+    return xr.open_zarr(path, consolidated=False)["v"].values
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_packed_values_are_decoded_by_every_command(here, capsys, zarr_format):
+    write("x", values(), zarr_format)
+    expected = HierarchicalKMeans(K).fit(decoded("x"))
+    run(f"fit x/v m -k {K} --feature-axis voxel --quiet")
+    said = "x/v holds packed values, which are decoded: stored values * 0.01 + 5 as "
+    told = one_line(capsys.readouterr().err, "note")
+    assert told == f"{said}float64, -32768 is NaN."
+    model = HierarchicalKMeans.from_zarr("m")
+    assert_array_equal(model.labels_.compute(), expected.labels_)
+    run("transform x/v m means --quiet")
+    assert_allclose(load("means")[...], expected.transform(decoded("x")))
+    run("predict x/v m labels --quiet")
+    assert_array_equal(load("labels")[...], expected.labels_)
+    run(f"plan x/v -k {K}")
+    assert capsys.readouterr().err.count(said) == 3
+
+
+def test_fill_values_are_refused_as_such(here, capsys):
+    bad = values()
+    bad[77, 3] = np.nan
+    write("x", bad)
+    write("good", values())
+    run(f"fit good/v m -k {K} --quiet")
+    capsys.readouterr()
+    for command in (f"fit x/v n -k {K}", "transform x/v m n", "predict x/v m n"):
+        run(f"{command} --quiet", 2)
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "is in feature 77" in error
+        assert error.endswith(
+            "NaN are the fill values of packed data here, stored as -32768."
+        )
+    assert not (here / "n").exists()
+
+
+def test_reduced_values_are_packed_only_if_they_say_so(here, capsys):
+    write("x", values())
+    run(f"fit x/v m -k {K} --quiet")
+    run("transform x/v m means --quiet")
+    capsys.readouterr()
+    run("inverse-transform means m back --quiet")
+    assert capsys.readouterr().err == ""
+    labels = HierarchicalKMeans.from_zarr("m").labels_.compute()
+    assert_array_equal(load("back")[...], load("means")[...][labels])
+    write("packed", load("means")[...])
+    run("inverse-transform packed/v m unpacked --quiet")
+    assert "packed values" in capsys.readouterr().err
+    assert_array_equal(load("unpacked")[...], decoded("packed")[labels])
+
+
+def test_centers_and_weights_may_be_packed(here):
+    write("x", values())
+    write("centers", values()[:K])
+    weights = np.arange(1.0, 201.0)
+    zarr.create_array(
+        "weights", data=weights.astype("i2"), attributes={"scale_factor": 0.5}
+    )
+    run(f"fit x/v m -k {K} --init centers/v --feature-weight weights --quiet")
+    expected = HierarchicalKMeans(K, init=decoded("centers"))
+    expected.fit(decoded("x"), feature_weight=weights * 0.5)
+    found = HierarchicalKMeans.from_zarr("m")
+    assert_array_equal(found.labels_.compute(), expected.labels_)
+    assert found.inertia_ == pytest.approx(expected.inertia_)
+
+
+def test_a_fit_hangs_on_how_values_are_decoded(here):
+    """One work_dir, the same stored values, then other attributes."""
+    write("x", values())
+    command = f"fit x/v m -k {K} --work-dir work --quiet --overwrite"
+    run(command)
+    before = HierarchicalKMeans.from_zarr("m").cluster_centers_
+    zarr.open_array("x/v", mode="r+").attrs["scale_factor"] = 0.02
+    run(command)
+    after = HierarchicalKMeans.from_zarr("m").cluster_centers_
+    assert_allclose(after - 5, 2 * (before - 5))
+
+
+def test_workers_decode(here):
+    write("x", values())
+    run(f"fit x/v m -k {K} --quiet")
+    run(f"fit x/v n -k {K} --quiet --workers 1")
+    found = [HierarchicalKMeans.from_zarr(name).labels_.compute() for name in "mn"]
+    assert_array_equal(*found)
