@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from hkmeans_dask.storage.opening import location, open_group
+from hkmeans_dask.storage.opening import open_group
 from hkmeans_dask.storage.outputs import CHUNK_BYTES, complete, writing
 from hkmeans_dask.storage.sound import check_arrays, check_told, damage_told
 from hkmeans_dask.storage.source import as_dask, read
@@ -27,8 +27,6 @@ def save(
     overwrite: bool,
 ) -> None:
     """Write a model: arrays chunk by chunk, attributes, then the status."""
-    if overwrite and "://" in location(url):  # written in place
-        arrays = {name: np.asarray(values) for name, values in arrays.items()}
     with writing(url, overwrite=overwrite) as place:
         group = zarr.create_group(
             place, attributes={"status": "writing"}, overwrite=True, zarr_format=3

@@ -16,6 +16,7 @@ import zarr
 import zarr.errors
 
 from hkmeans_dask.storage.packed import stored
+from hkmeans_dask.storage.replacing import standing
 from hkmeans_dask.storage.source import VARYING
 
 COMPLETE = "complete"
@@ -96,7 +97,7 @@ def open_group(url: str) -> Any:
 
 def _open(url: str, component: str | None) -> Any:
     try:
-        return zarr.open(location(url), path=component or "", mode="r")
+        return zarr.open(standing(location(url)), path=component or "", mode="r")
     except UNKNOWN_CODEC as error:
         raise ValueError(
             f"{url} has chunks in a codec that is not installed ({error}). Install the "

@@ -1,8 +1,8 @@
 """Zarr outputs: created, written block by block, made visible when complete.
 
-What is written appears only when it is complete: into a sibling folder that is renamed
-at the end (in place for stores that cannot rename), with ``status: "complete"`` set
-last; readers refuse a store that has another status. Nothing is ever unpickled.
+What is written appears only when it is complete: beside its place, which it takes at
+the end (see `replacing`), with ``status: "complete"`` set last; readers refuse a store
+that has another status. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import dask.array as da
 import numpy as np
 import zarr
 import zarr.errors
-from fsspec.core import url_to_fs
 from zarr.codecs import BloscCodec
 
 from hkmeans_dask.runtime.progress import done
+from hkmeans_dask.storage import replacing
 from hkmeans_dask.storage.opening import COMPLETE, location
 from hkmeans_dask.workspace.files import fullness_explained
 
@@ -43,7 +43,8 @@ def writing(url: str | os.PathLike[str], *, overwrite: bool) -> Iterator[str]:
     """Give a place to write a store to; it appears at `url` when the block ends.
 
     After an error nothing is left behind, and what was at `url` is still there. Remote
-    URLs are written in place: after an error they hold a store marked as incomplete.
+    URLs at which nothing is are written in place: after an error they hold a store
+    marked as incomplete.
 
     Raises
     ------
@@ -52,18 +53,38 @@ def writing(url: str | os.PathLike[str], *, overwrite: bool) -> Iterator[str]:
     """
     target = location(url)
     check_free(url, overwrite=overwrite)
-    if "://" in target:
-        yield target
-        return
+    writing_there = _writing_remotely if "://" in target else _writing_locally
+    with writing_there(target) as place:
+        yield place
+
+
+@contextmanager
+def _writing_locally(target: str) -> Iterator[str]:
     path = Path(target)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    partial = Path(replacing.beside(target))
     try:
         with fullness_explained(target, "Make space, or choose another output"):
             yield str(partial)
-            _replace(partial, path)
+            replacing.replace(partial, path)
     except BaseException:
         _remove(partial)
+        raise
+
+
+@contextmanager
+def _writing_remotely(target: str) -> Iterator[str]:
+    system, path = replacing.remote(target)
+    if not system.isdir(path):  # a single object is replaced by one write
+        yield target
+        return
+    partial = replacing.beside(target)
+    try:
+        yield partial
+        replacing.replace_remote(partial, target)
+    except BaseException:
+        if not replacing.is_pointed_to(partial, target):
+            replacing.remove_remote(partial)
         raise
 
 
@@ -96,31 +117,17 @@ def check_free(url: str | os.PathLike[str], *, overwrite: bool) -> None:
 
 def _exists(target: str) -> bool:
     if "://" not in target:
-        return os.path.lexists(target)
-    system, path = url_to_fs(target)
+        return os.path.lexists(replacing.standing(target))
+    system, path = replacing.remote(target)
     return bool(system.exists(path))
 
 
 def _names_in(target: str) -> list[str]:
     if "://" not in target:
         return os.listdir(target) if os.path.isdir(target) else []
-    system, path = url_to_fs(target)
+    system, path = replacing.remote(target)
     found = system.ls(path, detail=False) if system.isdir(path) else []
     return [name.rstrip("/").rsplit("/", 1)[-1] for name in found]
-
-
-def _replace(new: Path, path: Path) -> None:
-    """Rename `new` to `path`; a folder there is moved aside first, then removed."""
-    if not os.path.lexists(path):
-        new.rename(path)
-        return
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old")
-    path.rename(aside)
-    new.rename(path)
-    if aside.is_dir() and not aside.is_symlink():
-        shutil.rmtree(aside)
-    else:
-        aside.unlink()
 
 
 def create_array(
