@@ -25,10 +25,6 @@ class StoredLabels:
         self._owner = owner  # keeps a temporary folder as long as its labels
         self.shape = (int(bounds[-1]),)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Travel without the owner."""
-        return self.__dict__ | {"_owner": None}
-
     def __getitem__(self, index: Any) -> Array:
         """Read what a NumPy index asks for, numbered as the model does."""
         (where,) = index if isinstance(index, tuple) else (index,)

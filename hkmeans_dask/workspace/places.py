@@ -23,7 +23,6 @@ import socket
 import tempfile
 import time
 import warnings
-import weakref
 import zlib
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
@@ -35,6 +34,7 @@ import psutil
 from dask.base import tokenize
 
 from hkmeans_dask.workspace.files import InMemory, OnDisk, publish
+from hkmeans_dask.workspace.temporary import Owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,25 +59,6 @@ class Places(NamedTuple):
     """Whether what is there is known to be of an X with these values."""
     finished: bool = False
     """Whether an earlier fit has ended there."""
-
-
-class _Owner:
-    """Removes a folder when it is gone itself, or when the process ends."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        self.remove = weakref.finalize(self, _remove, folder)
-
-
-def _remove(folder: str) -> None:
-    """Remove a folder to which tasks that nobody waits for may still write.
-
-    Under another name none of them finds it.
-    """
-    gone = f"{folder}-gone"
-    with suppress(OSError):
-        os.rename(folder, gone)
-    shutil.rmtree(gone, ignore_errors=True)
 
 
 @contextmanager
@@ -173,7 +154,7 @@ def temporary(
     parent = dask.config.get("temporary_directory", None) or tempfile.gettempdir()
     Path(parent).mkdir(parents=True, exist_ok=True)
     _warn_of_memory(parent, copy_bytes + rows_bytes + label_bytes)
-    owner = _Owner(tempfile.mkdtemp(prefix="hkmeans-", dir=parent))
+    owner = Owner(parent)
     workspace = OnDisk(Path(owner.folder))
     try:
         yield Places(
@@ -183,7 +164,7 @@ def temporary(
             owner,
         )
     except BaseException:
-        owner.remove()
+        owner.leave()
         raise
     workspace.discard(*(n for n in workspace.names() if not n.startswith("labels-")))
 

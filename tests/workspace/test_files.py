@@ -569,9 +569,3 @@ def test_dask_reads_stored_labels_by_any_index(disk, index):
     meta = np.empty(0, np.int32)
     labels = da.from_array(stored, ((4, 6),), name=False, asarray=False, meta=meta)
     assert_array_equal(labels[index].compute(), values[index])
-
-
-def test_stored_labels_travel_without_their_owner(disk):
-    values = np.arange(10, dtype=np.int32)
-    labels = stored_labels(disk, values, (4, 6), values, owner=lambda: None)
-    same(pickle.loads(pickle.dumps(labels))[:], values)
