@@ -59,6 +59,7 @@ class Source:
         if isinstance(store, LocalStore):
             store = LocalStore(store.root.absolute(), read_only=True)
             opened = zarr.open_array(store, path=array.path, mode="r")
+            _refuse_other(array, opened)
             array = opened if lenient(array) else opened.with_config(STRICT)
         self._array = array
         self._chunks = LocalChunks.of(array)
@@ -155,8 +156,8 @@ class Source:
             raise FileNotFoundError(
                 f"{self._array.store_path} cannot be seen by {here}. {remedy}"
             )
-        missing = self._known and not _is_there(self._array.store, self._known)
-        if missing or _layout(seen) != _layout(self._array):
+        _refuse_other(self._array, seen, f" as seen by {here}")
+        if self._known and not _is_there(self._array.store, self._known):
             raise FileNotFoundError(
                 f"{self._array.store_path} as seen by {here} is not the array that "
                 f"the client opened. {remedy}"
@@ -191,6 +192,19 @@ def _layout(array: Any) -> dict[str, Any]:
     """Metadata but for attributes, where a fill value of NaN equals itself."""
     known: dict[str, Any] = array.metadata.to_dict()
     return known | {"attributes": None}
+
+
+def _refuse_other(array: Any, seen: Any, here: str = "") -> None:
+    """Refuse what is in the store now, if the array was opened as another one."""
+    if _layout(seen) == _layout(array):
+        return
+    raise FileNotFoundError(
+        f"{array.store_path}{here} is not the array that the client opened: its shape "
+        f"was {array.shape} then and is {seen.shape}, or other metadata differ. Open "
+        "it again if it was written to since (with use_consolidated=False if its "
+        "consolidated metadata are older); else use a path or URL that the client and "
+        "all workers share."
+    )
 
 
 def _prefix(array: Any) -> str:
