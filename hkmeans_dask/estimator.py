@@ -22,7 +22,7 @@ from hkmeans_dask.compat import output_container
 from hkmeans_dask.fitting import fitted
 from hkmeans_dask.inputs import arrays, checks, fit_key, xarrays
 from hkmeans_dask.inputs.weights import read_weights
-from hkmeans_dask.kmeans.hierarchy import Hierarchy
+from hkmeans_dask.kmeans.hierarchy import EXCLUDED, Hierarchy
 from hkmeans_dask.planning.job import job_of
 from hkmeans_dask.planning.plan import plan_fit
 from hkmeans_dask.reporting.diagnostics import Diagnostics
@@ -116,7 +116,8 @@ class HierarchicalKMeans(
     metric : {'euclidean', 'cosine'}, default='euclidean'
         With 'cosine' (spherical k-means) features are scaled to unit length when they
         are read, centers have unit length, and no offset is removed. Features of zeros
-        have no direction: they are left out of training and get label 0.
+        have no direction: they are left out, with a warning, and get label -1 (see
+        `n_excluded_`).
     max_features_per_cluster : int or None, default=256
         Features kept for training per small cluster, at most; None keeps all.
     work_dir : path-like or None, default=None
@@ -131,7 +132,8 @@ class HierarchicalKMeans(
     Attributes
     ----------
     labels_ : ndarray or dask array of shape (n_features,), int32
-        The cluster of each feature; every value of ``range(n_clusters_)`` is used.
+        The cluster of each feature; every value of ``range(n_clusters_)`` is used. -1
+        for features left out.
         For lazy X a dask array that is already computed: it outlives the cluster. More
         than 4 million labels are in files, of `work_dir` or of a temporary folder that
         lives as long as the array.
@@ -163,6 +165,11 @@ class HierarchicalKMeans(
         feature chose a cluster in the last read.
     n_features_in_ : int
         ``X.shape[feature_axis]``.
+    n_excluded_ : int
+        Features left out: with the cosine metric those of zeros, else none. They are in
+        no size, mean, inertia or training; `predict` gives -1 for such ones,
+        `transform` leaves out those of label -1, whatever their values there, and
+        `inverse_transform` gives them NaN.
     n_passes_ : int
         Passes over the data that the fit took: two reads of X and one for each pass
         that refined; one more where X was copied first, and its copy read instead.
@@ -275,6 +282,14 @@ class HierarchicalKMeans(
         self._features, self._seconds = features, seconds
         self._origin = {"seed": places.seed, "input": described}
         self._origin["peak_memory"] = peak_memory()
+        if self.n_excluded_:
+            warnings.warn(
+                f"{self.n_excluded_} of {self.n_features_in_} features of X are zeros, "
+                f"which have no direction for metric={self.metric!r}, and are left "
+                "out: labels_ and predict give -1 for them, transform leaves them out, "
+                "and inverse_transform gives NaN.",
+                stacklevel=2,
+            )
         if self.n_clusters_ < job.n_clusters:
             warnings.warn(
                 f"Number of distinct clusters ({self.n_clusters_}) found smaller than "
@@ -338,13 +353,14 @@ class HierarchicalKMeans(
             ``cluster`` (or ``coarse_cluster``) in place of the features, coordinates
             ``cluster_size`` and ``parent``, and those of the samples; where
             `set_output` asks for another container, that, without coordinates.
+            Features left out (of label -1) are in no mean, whatever their values.
 
         Raises
         ------
         ValueError
-            If X has another number of features, or NaN or infinities (lazy: computed);
-            if X and that of fit are DataArrays with different feature labels; if a
-            weight breaks its rule.
+            If X has another number of features, or NaN or infinities in those that are
+            not left out (lazy: computed); if X and that of fit are DataArrays with
+            different feature labels; if a weight breaks its rule.
         TypeError
             If `set_output` asks for another container, and X is lazy or the level is
             coarse.
@@ -382,8 +398,9 @@ class HierarchicalKMeans(
         -------
         X_inv : ndarray or dask array of shape (n_features, n_samples), transposed if \
                 `feature_axis` is 1
-            float32 where `X_red` fits into it exactly, else float64. For a DataArray
-            one with the feature dimension and coordinates of fit, if that got one.
+            float32 where `X_red` fits into it exactly, else float64; NaN for features
+            left out. For a DataArray one with the feature dimension and coordinates of
+            fit, if that got one.
 
         Raises
         ------
@@ -423,7 +440,8 @@ class HierarchicalKMeans(
         Returns
         -------
         labels : ndarray or dask array of shape (n_features,), int32
-            A DataArray on the feature coordinate for a DataArray.
+            -1 where a fit would leave the feature out. A DataArray on the feature
+            coordinate for a DataArray.
 
         Raises
         ------
@@ -496,7 +514,7 @@ class HierarchicalKMeans(
         """Drop the clusters that no feature chose, and set the attributes."""
         used = found.sizes > 0
         hierarchy = hierarchy.keep(used)
-        numbers = (np.cumsum(used) - 1).astype(np.int32)
+        numbers = np.append(np.cumsum(used) - 1, EXCLUDED).astype(np.int32)
         self.labels_ = as_array(found, numbers, features, owner)
         self.sizes_ = found.sizes[used]
         self.offset_, self.coarse_centers_ = hierarchy.offset, hierarchy.coarse

@@ -21,6 +21,7 @@ import numpy as np
 from dask.delayed import delayed
 
 from hkmeans_dask.kmeans import finite
+from hkmeans_dask.kmeans.hierarchy import EXCLUDED
 from hkmeans_dask.kmeans.sums import FAN_IN, sum_by_label
 from hkmeans_dask.runtime.execution import Runner
 from hkmeans_dask.runtime.tasks import map_blocks, task
@@ -57,6 +58,7 @@ def cluster_means(features: Features, labels: da.Array, factors: Array) -> da.Ar
     features : Features
         In any chunks; the means are weighted if these have weights.
     labels : dask array of shape (n_features,), int
+        Features of a label below 0 are left out, whatever their values.
     factors : ndarray of shape (n_clusters,), float64
 
     Returns
@@ -96,7 +98,9 @@ def _sum_block(block: Any, start: int, labels: Array, weights: Array | None) -> 
     weights = None if weights is None else weights[:, 0]
     sums = sum_by_label(block, local, len(clusters), weights)
     counts = np.bincount(local, weights)
-    return Partial(clusters, sums, counts, finite.first_bad(block, start))
+    first = int(np.searchsorted(clusters, 0))  # 1 where features are left out
+    bad = finite.first_bad(block, start, labels[:, 0] >= 0 if first else None)
+    return Partial(clusters[first:], sums[first:], counts[first:], bad)
 
 
 def _merge(partials: list[Partial]) -> Partial:
@@ -130,6 +134,7 @@ def spread(reduced: da.Array, labels: da.Array, factors: Array) -> da.Array:
     ----------
     reduced : dask array of shape (n_clusters, n_samples), float
     labels : dask array of shape (n_features,), int
+        Features of the label -1 get NaN.
     factors : ndarray of shape (n_clusters,), float64
         Multiplied into the rows first.
 
@@ -155,7 +160,9 @@ def spread(reduced: da.Array, labels: da.Array, factors: Array) -> da.Array:
 
 
 def _take(labels: Array, reduced: Array, factors: Array) -> Array:
-    scaled = (reduced * factors[:, None]).astype(reduced.dtype, copy=False)
+    scaled = np.empty((len(reduced) + 1, reduced.shape[1]), reduced.dtype)
+    np.multiply(reduced, factors[:, None], out=scaled[:-1], casting="same_kind")
+    scaled[EXCLUDED] = np.nan
     taken: Array = scaled[labels]
     return taken
 
@@ -169,8 +176,8 @@ def lazy_labels(labels: Any, chunks: tuple[int, ...]) -> da.Array:
 
 
 def big_labels(labels: da.Array, parents: Index) -> da.Array:
-    """Big clusters of labels, lazily."""
-    known = parents.astype(np.int32)
+    """Big clusters of labels, lazily; that of features left out is -1, too."""
+    known = np.append(parents, EXCLUDED).astype(np.int32)
     big: da.Array = da.map_blocks(known.__getitem__, labels, dtype=np.int32)
     return big
 

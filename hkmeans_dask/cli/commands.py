@@ -178,6 +178,8 @@ def _fitted(model: HierarchicalKMeans, model_path: str) -> Iterator[tuple[str, o
     yield "model", model_path
     yield "clusters", model.n_clusters_
     yield "features per cluster", _spread(model.sizes_)
+    if model.n_excluded_:
+        yield "features left out", model.n_excluded_
     yield "inertia", f"{model.inertia_:.6g}"
     yield "passes over the data", model.n_passes_
     for name, seconds in model._seconds.items():
@@ -314,6 +316,8 @@ def _described(record: dict[str, Any], sizes: Any) -> Iterator[tuple[str, object
     yield "input", f"{' x '.join(map(str, given['shape']))} {given['dtype']}"
     yield "clusters", fitted["n_clusters"]
     yield "features per cluster", _spread(sizes)
+    if n_excluded := fitted["n_features_in"] - int(sizes.sum()):
+        yield "features left out", n_excluded
     yield "inertia", f"{fitted['inertia']:.6g}"
     yield "passes over the data", fitted["n_passes"]
     yield "seed", record["seed"]

@@ -17,8 +17,10 @@ class Bad(NamedTuple):
     value: str
 
 
-def first_bad(points: Array, start: int = 0) -> Bad | None:
+def first_bad(points: Array, start: int = 0, among: Array | None = None) -> Bad | None:
     """Find the first row with NaN or an infinity; `start` is the index of row 0.
+
+    Only rows where `among` is true count, if it is given.
 
     A sum is not finite when a summand is not: the rows are looked at one by one only
     if the sum of all says so (a sum may also overflow).
@@ -29,6 +31,8 @@ def first_bad(points: Array, start: int = 0) -> Bad | None:
         if np.isfinite(points.sum()):
             return None
     bad = ~np.isfinite(points).all(axis=1)
+    if among is not None:
+        bad &= among
     if not bad.any():
         return None
     row = int(bad.argmax())

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 EUCLIDEAN = np.array(False)
 """Features as they are."""
 
+EXCLUDED = -1
+"""Label of a feature that is in no cluster: the last entry of what labels index."""
+
 NESTED = np.empty((0, 0), np.int32)
 """The table of a nested model: each coarse center's own small clusters."""
 
@@ -132,6 +135,7 @@ class Hierarchy(NamedTuple):
         Returns
         -------
         labels : ndarray of shape (n_points,), int64
+            `EXCLUDED` where a point has no nearest center.
         """
         big = label_coarse(points, self.coarse, self.offset)
         order, starts = groups.group_by_label(big, len(self.coarse))
@@ -145,7 +149,7 @@ class Hierarchy(NamedTuple):
             nearest = kernels.assign(points, centers, origin=origin, rows=rows)
             labels[rows] = among[nearest]
         if self.unit:
-            labels[~points.any(axis=1)] = 0  # no direction, no nearest center
+            labels[~points.any(axis=1)] = EXCLUDED  # no direction, no nearest center
         return labels
 
     def _among(self, big: int) -> Index:

@@ -21,6 +21,15 @@ class Diagnostics:
         parents_: Index
         coarse_centers_: Array
         cluster_inertia_: Array
+        n_features_in_: int
+
+    @property
+    def n_excluded_(self) -> int:
+        """Features left out, in no cluster: their label is -1.
+
+        Features of zeros where the metric is cosine, else none.
+        """
+        return int(self.n_features_in_ - self.sizes_.sum())
 
     @property
     def coarse_sizes_(self) -> Index:

@@ -202,6 +202,7 @@ def summary(model: Any) -> dict[str, Any]:
         "n_clusters": model.n_clusters_,
         "n_big": len(model.coarse_centers_),
         "n_features": int(sizes.sum()),
+        "n_excluded": model.n_excluded_,
         "n_samples": model.cluster_centers_.shape[1],
         "smallest": int(sizes.min()),
         "median": float(np.median(sizes)),

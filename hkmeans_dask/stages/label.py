@@ -15,7 +15,7 @@ import numpy as np
 
 from hkmeans_dask.kmeans import kernels, sampling
 from hkmeans_dask.kmeans.finite import first_bad, not_finite
-from hkmeans_dask.kmeans.hierarchy import Hierarchy
+from hkmeans_dask.kmeans.hierarchy import EXCLUDED, Hierarchy
 from hkmeans_dask.runtime.tasks import map_blocks, names, task
 from hkmeans_dask.workspace.files import Record, digest
 from hkmeans_dask.workspace.labels import StoredLabels
@@ -47,7 +47,8 @@ class Labels(NamedTuple):
     """(n_groups + 1,), where the groups begin and end."""
 
     sizes: Index
-    """(n_clusters,), int64; zero where no feature chose a cluster."""
+    """(n_clusters,), int64; zero where no feature chose a cluster. Features left out
+    are in none."""
 
     inertia: Array
     """(n_clusters,), float64: sums of squared distances (times the weights of the
@@ -155,8 +156,9 @@ def as_array(found: Labels, numbers: Array, features: Features, owner: object) -
     Parameters
     ----------
     found : Labels
-    numbers : ndarray of shape (n_clusters,), int32
-        The number of each cluster in the model.
+    numbers : ndarray of shape (n_clusters + 1,), int32
+        The number of each cluster in the model; the last one is the label of features
+        left out.
     features : Features
     owner : object
         To be kept as long as labels in files.
@@ -222,11 +224,11 @@ def _join(
 ) -> Arrays:
     labels = np.concatenate([block.labels for block in blocks])
     distances = np.concatenate([block.distances for block in blocks])
-    n_clusters = len(model["fine"])
+    bins, n_bins = labels - EXCLUDED, len(model["fine"]) - EXCLUDED
     arrays: dict[str, Any] = {
         "labels": labels,
-        "sizes": np.bincount(labels, minlength=n_clusters),
-        "inertia": np.bincount(labels, weights=distances, minlength=n_clusters),
+        "sizes": np.bincount(bins, minlength=n_bins)[1:],
+        "inertia": np.bincount(bins, weights=distances, minlength=n_bins)[1:],
         "total": np.array(sum(block.total for block in blocks) % 2**64, np.uint64),
     }
     earlier = workspace.find(name, verify=True, of=of) if again else None

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hkmeans_dask.kmeans import kernels
-from hkmeans_dask.kmeans.hierarchy import Hierarchy
+from hkmeans_dask.kmeans.hierarchy import EXCLUDED, Hierarchy
 from hkmeans_dask.kmeans.sums import FAN_IN, centers_of, sum_by_label
 from hkmeans_dask.runtime.blas import one_blas_thread
 from hkmeans_dask.runtime.tasks import map_blocks, names, task
@@ -218,6 +218,8 @@ def _sum(block: Any, start: int, model: Arrays, weights: Array | None) -> Partia
     points = hierarchy.points(block)
     labels = hierarchy.label(points)
     squared = kernels.squared_distances(points, hierarchy.fine, labels)
+    if hierarchy.unit:
+        squared[labels == EXCLUDED] = 0  # no center may move there
     clusters, local = np.unique(labels, return_inverse=True)
     weights = None if weights is None else weights[:, 0]
     sums = sum_by_label(points, local, len(clusters), weights)
@@ -225,9 +227,9 @@ def _sum(block: Any, start: int, model: Arrays, weights: Array | None) -> Partia
     counts = np.bincount(local, weights)
     if weights is not None:
         squared[weights == 0] = 0  # no center may move there
-    if hierarchy.unit:
-        squared[~points.any(axis=1)] = 0  # no center may move there
-    return Partial(clusters, counts, sums, inertia, _far(squared, labels, points))
+    first = int(np.searchsorted(clusters, 0))  # 1 where features are left out
+    found = clusters[first:], counts[first:], sums[first:]
+    return Partial(*found, inertia, _far(squared, labels, points))
 
 
 def _far(squared: Array, clusters: Index, rows: Array) -> Far:

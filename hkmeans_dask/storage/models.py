@@ -15,7 +15,12 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from hkmeans_dask.storage.opening import open_group
 from hkmeans_dask.storage.outputs import CHUNK_BYTES, complete, writing
-from hkmeans_dask.storage.sound import check_arrays, check_told, damage_told
+from hkmeans_dask.storage.sound import (
+    check_arrays,
+    check_labels,
+    check_told,
+    damage_told,
+)
 from hkmeans_dask.storage.source import as_dask, read
 
 
@@ -66,7 +71,15 @@ def load(
         arrays = {
             name: _read(url, array, name in lazy) for name, array in group.arrays()
         }
-    check_arrays(url, arrays, attributes["fitted"])
+    excludes = attributes["parameters"]["metric"] == "cosine"
+    check_arrays(url, arrays, attributes["fitted"], excludes=excludes)
+    some_excluded = arrays["sizes"].sum() < attributes["fitted"]["n_features_in"]
+    arrays["labels"] = da.map_blocks(
+        check_labels,
+        *(arrays["labels"], url, -1 if some_excluded else 0, len(arrays["sizes"])),
+        dtype=arrays["labels"].dtype,
+        meta=arrays["labels"]._meta,
+    )
     return arrays, attributes
 
 

@@ -93,19 +93,37 @@ def _is_amount(value: Any) -> bool:
     return isinstance(value, Real) and 0 <= float(value) < float("inf")
 
 
-def check_arrays(url: str, arrays: dict[str, Any], fitted: dict[str, Any]) -> None:
+def check_arrays(
+    url: str, arrays: dict[str, Any], fitted: dict[str, Any], *, excludes: bool
+) -> None:
     """Refuse arrays that are missing or do not fit each other.
+
+    Features may be left out, in no cluster, only where the model `excludes` some.
 
     Raises
     ------
     ValueError
     """
-    wrong = next(_misfits(arrays, fitted), None)
+    wrong = next(_misfits(arrays, fitted, excludes), None)
     if wrong is not None:
         raise ValueError(f"{url} is damaged: {wrong}.")
 
 
-def _misfits(arrays: dict[str, Any], fitted: dict[str, Any]) -> Iterator[str]:
+def check_labels(labels: Array, url: str, least: int, stop: int) -> Array:
+    """Give labels back if they are clusters, or -1 where `least` is that.
+
+    Raises
+    ------
+    ValueError
+    """
+    for wrong in _out_of_range("labels", labels, least, stop):
+        raise ValueError(f"{url} is damaged: {wrong}.")
+    return labels
+
+
+def _misfits(
+    arrays: dict[str, Any], fitted: dict[str, Any], excludes: bool
+) -> Iterator[str]:
     n_clusters, n_features = fitted["n_clusters"], fitted["n_features_in"]
     centers, coarse = arrays.get("cluster_centers"), arrays.get("coarse_centers")
     if centers is None or coarse is None or centers.ndim != 2 or coarse.ndim != 2:
@@ -126,6 +144,10 @@ def _misfits(arrays: dict[str, Any], fitted: dict[str, Any]) -> Iterator[str]:
             yield f"the array {name} is missing"
         elif array.shape != shape or array.dtype.kind != kind:
             yield f"the array {name} has shape {array.shape} and dtype {array.dtype}"
+    sizes = arrays["sizes"]
+    n_excluded = n_features - int(sizes.sum())
+    if np.any(sizes < 1) or n_excluded < 0 or (n_excluded and not excludes):
+        yield "its sizes are not those of its features"
     yield from _out_of_range("parents", arrays["parents"], 0, n_big)
     compared = arrays.get("compared")
     if compared is None or compared.ndim != 2 or len(compared) not in (0, 1, n_big):

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class StoredLabels:
-    """Labels of all features in files, read as an array (by slices, as dask does)."""
+    """Labels of all features in files, read as an array (by slices, as dask does).
+
+    The last of `numbers` is the label of features left out.
+    """
 
     ndim, dtype = 1, np.dtype(np.int32)
 

@@ -118,3 +118,41 @@ def test_a_flipped_bit_of_labels_is_noticed(stores, tmp_path):
         chunk.write_bytes(flipped)
         with pytest.raises(OSError, match=r"Chunk c/0 of .*labels cannot be read"):
             HierarchicalKMeans.from_zarr(tmp_path / "m")
+
+
+def rewrite(path, change):
+    array = zarr.open_array(path, mode="r+")
+    values = array[...]
+    change(values)
+    array[...] = values
+
+
+@pytest.mark.parametrize("label", [-1, -2, 12])
+def test_labels_that_are_no_clusters_are_refused(stores, tmp_path, label):
+    """-1, of features left out, is one only where there are some."""
+    place = tmp_path / "m"
+    shutil.copytree(stores / "m", place)
+    rewrite(place / "labels", lambda labels: labels.__setitem__(3, label))
+    with pytest.raises(ValueError, match=r"m is damaged: the array labels has values"):
+        HierarchicalKMeans.from_zarr(place)
+
+
+def test_sizes_leave_out_only_what_a_metric_does(stores, tmp_path, capsys):
+    zeros = X.copy()
+    zeros[::50] = 0
+    left, place = tmp_path / "left", tmp_path / "m"
+    with pytest.warns(UserWarning, match="4 of 200 features of X are zeros"):
+        HierarchicalKMeans(12, metric="cosine").fit(zeros).to_zarr(left)
+    assert main(["info", str(left)]) == 0
+    assert ["features", "left", "out", "4"] in [
+        line.split() for line in capsys.readouterr().out.splitlines()
+    ]
+    for source, change in (("m", -1), ("m", 1), ("left", 5)):
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(stores / "m" if source == "m" else left, place)
+        rewrite(place / "sizes", lambda sizes, by=change: sizes.__iadd__(by))
+        with pytest.raises(ValueError, match="damaged: its sizes are not those"):
+            HierarchicalKMeans.from_zarr(place)
+    rewrite(left / "labels", lambda labels: labels.__setitem__(0, -2))
+    with pytest.raises(ValueError, match="the array labels has values"):
+        HierarchicalKMeans.from_zarr(left)
