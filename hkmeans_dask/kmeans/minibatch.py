@@ -13,10 +13,13 @@ in nested mini-batch k-means; forgetting the older batches costs nothing because
 newer one contains them.
 
 A full pass moves each center further than to its mean, by ``FURTHER`` of the way it
-came: over-relaxation (Salakhutdinov and Roweis). Where that does not lower the inertia
-the next pass starts from the best means themselves, so the chain still ends at a fixed
-point of plain k-means. On image patches (1000 clusters, five seeds) it left the same
-inertia after a quarter fewer passes, on simulated fMRI after an eighth.
+came: over-relaxation (Salakhutdinov and Roweis), but for the first pass, which comes
+from seeds. Where that does not lower the inertia the next pass starts from the best
+means themselves, so the chain still ends at a fixed point of plain k-means.
+
+Gains of passes fall like a geometric series, so two of them tell what is left to gain.
+Training ends when that is little, whatever a pass gained: on features of many equal
+directions (words, calcium imaging, noisy fMRI) each pass gains little, but many do.
 
 The first batch is never below ``FIRST_BATCH``: on image patches (1000 clusters, seven
 seeds) growing from a quarter of a partition's 8000 points left 0.3% more inertia than
@@ -49,8 +52,11 @@ FIRST_BATCH = 2**15
 MAX_PASSES = 100
 """Full passes over the points, at most (scikit-learn's ``max_iter``)."""
 
-TOLERANCE = 1.5e-2
-"""A pass that lowers the inertia by less than this fraction did not improve it."""
+TOLERANCE = 2e-3
+"""A pass after which less than this fraction of the inertia is left to gain was idle."""
+
+SLOWEST = 0.9
+"""The gain of a pass over that of the one before is taken to be no more than this."""
 
 FURTHER = 0.8
 """How much further than to the means a full pass moves the centers."""
@@ -278,6 +284,27 @@ def _sums(
     return sum_by_label(*what, rough=rough)
 
 
+def left_to_gain(gain: float, last: float) -> float:
+    """Expect what further passes gain, as their gains fall like a geometric series.
+
+    Parameters
+    ----------
+    gain : float
+        By how much a pass lowered the inertia.
+    last : float
+        The same of the pass before it; infinity where there was none.
+
+    Examples
+    --------
+    >>> left_to_gain(1.0, 2.0)  # a half, a quarter, ...
+    1.0
+    """
+    if np.isinf(last):
+        return np.inf
+    ratio = min(gain / last, SLOWEST)
+    return gain * ratio / (1 - ratio)
+
+
 def _full_passes(
     state: State,
     points: Array,
@@ -288,14 +315,17 @@ def _full_passes(
 ) -> State:
     """Update on all points until `max_no_improvement` batches' worth was idle.
 
-    A pass over all points counts as so many batches as it holds. The inertia of a full
-    pass needs no smoothing: the moving average that mini-batches need has weight one.
+    A pass over all points counts as so many batches as it holds, and is idle where
+    little is left to gain after it; one that failed because it went too far is not. The
+    inertia of a full pass needs no smoothing: the moving average that mini-batches need
+    has weight one.
+
     The state of lowest inertia is given back; its centers are means of its labels, but
     for those that had no points, which were moved to one.
     """
     batches = max(1, len(points) // schedule.batch_size)
     energy = _energy(points, weights)
-    best, lowest, idle, further = state, np.inf, 0, FURTHER
+    best, lowest, gain, idle, further = state, np.inf, np.inf, 0, 0.0
     for n_before in range(MAX_PASSES):
         before = state.centers
         state = update(state, points, schedule.unit, weights, schedule.along)
@@ -304,15 +334,18 @@ def _full_passes(
         inertia = energy - state.explained
         if watch:
             watch(inertia / _total(points, weights))
-        improved = lowest - inertia > TOLERANCE * (yardstick or inertia)
-        idle = 0 if improved else idle + batches
-        settled = n_before > 0 and inertia >= lowest
-        if not settled:
-            best, lowest = state, inertia
-        patience = schedule.max_no_improvement
-        if (settled and not further) or (patience is not None and idle >= patience):
+        failed = n_before > 0 and inertia >= lowest
+        if failed and not further:
             break
-        further = 0.0 if settled else FURTHER
+        if not failed:
+            last, gain = gain, lowest - inertia
+            best, lowest = state, inertia
+            left = left_to_gain(gain, last)
+            idle = 0 if left > TOLERANCE * (yardstick or inertia) else idle + batches
+        patience = schedule.max_no_improvement
+        if patience is not None and idle >= patience:
+            break
+        further = FURTHER if n_before and not failed else 0.0
         step = best.centers.dtype.type(further) * (best.centers - before)
         step[best.counts == 0] = 0  # a center that was moved to a point stays there
         centers = best.centers + step

@@ -298,3 +298,28 @@ def test_occupying_ends_with_points_for_all_if_there_are_enough(points, data):
     assert np.array_equal(centers, kept), "centers were changed in place"
     if n_clusters <= n_distinct(points):
         assert sizes(points, moved).all()
+
+
+@pytest.mark.parametrize("n_points", [4000, 16000])
+def test_many_small_gains_are_not_left_undone(n_points):
+    rng = np.random.default_rng(0)  # words are like this: most of it is unexplained
+    sources = rng.standard_normal((300, 64))
+    points = sources[rng.integers(300, size=n_points)]
+    points = (points + 1.5 * rng.standard_normal(points.shape)).astype("f4")
+    total = inertia(points, points.mean(axis=0)[None])
+
+    def explained(patience):
+        schedule = DEFAULT._replace(max_no_improvement=patience)
+        found = train(points, 40, schedule, np.random.default_rng(1))
+        return total - inertia(points, found)
+
+    assert explained(10) > 0.97 * explained(None)
+
+
+def test_gains_are_extrapolated_by_hand():
+    assert minibatch.left_to_gain(1.0, np.inf) == np.inf
+    assert minibatch.left_to_gain(1.0, 3.0) == pytest.approx(
+        1 / 3 + 1 / 9 + 1 / 27, 0.04
+    )
+    assert minibatch.left_to_gain(5.0, 1.0) == pytest.approx(5 * 9)  # not for ever
+    assert not minibatch.left_to_gain(np.nan, np.nan) > 0
