@@ -30,7 +30,7 @@ from hkmeans_dask.stages.copy import copied, copy_features
 from hkmeans_dask.stages.fine import train_fine
 from hkmeans_dask.stages.label import Changed, are_labelled, label_features
 from hkmeans_dask.stages.partition import partition
-from hkmeans_dask.stages.refine import begin_with, refine
+from hkmeans_dask.stages.refine import begin_with, refine, refine_on_rows
 from hkmeans_dask.stages.sample import keep_training_rows
 from hkmeans_dask.workspace.files import Damaged, OnDisk
 from hkmeans_dask.workspace.places import durable, outdate, temporary
@@ -200,7 +200,9 @@ def _train(job: Job, places: Places, seconds: dict[str, float]) -> Any:
         return nested
     init, runner = job.init, job.runner
     # Passes of refinement that began from other centers than those to come.
-    workspace.discard(*(n for n in workspace.names() if n.startswith("refine-")))
+    workspace.discard(
+        *(n for n in workspace.names() if n.startswith(("refine-", "rows-")))
+    )
     with phase("sample", seconds):
         what = (job.features, job.n_rows, seed, workspace, runner)
         parts = keep_training_rows(*what, unit=job.schedule.unit)
@@ -214,7 +216,12 @@ def _train(job: Job, places: Places, seconds: dict[str, float]) -> Any:
         partitions = partition(parts, coarse, *shares, workspace, runner)
     with phase("fine", seconds):
         how = (job.schedule, seed, init, workspace, runner)
-        return train_fine(partitions, *how, name)
+        model = train_fine(partitions, *how, name if job.nested else "fine")
+    if not job.nested:
+        with phase("rows", seconds):
+            where = (workspace, runner, job.features.weight_exponent)
+            model = refine_on_rows(partitions, model, *where, name)
+    return model
 
 
 def _refine(job: Job, model: Any, places: Places, seconds: dict[str, float]) -> Any:
@@ -223,7 +230,7 @@ def _refine(job: Job, model: Any, places: Places, seconds: dict[str, float]) -> 
     Given centers are compared by all features in all passes, so that the inertia can
     only fall below that of assigning every feature to the nearest of them.
     """
-    exact = job.init is not None
+    exact = job.init is not None or not job.nested
     how = (job.refine, places.workspace, job.runner)
     with phase("refine", seconds):
         return refine(job.features, model, *how, exact=exact)

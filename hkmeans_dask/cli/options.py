@@ -195,6 +195,12 @@ PARAMETERS: dict[str, tuple[Any, Any, str]] = {
 def every_parameter(command: Command) -> Command:
     """Add the number of clusters and the options of `PARAMETERS`."""
     command = click.option("--scaling", is_flag=True, help="Keep the norm.")(command)
+    command = click.option(
+        "--nested/--no-nested",
+        default=True,
+        help="Compare features with the small clusters of their big one alone, or all.",
+        show_default=True,
+    )(command)
     for name, (default, kind, text) in reversed(PARAMETERS.items()):
         command = click.option(
             name, default=default, type=kind, help=text, show_default=True

@@ -68,6 +68,10 @@ def check_parameters(parameters: dict[str, Any]) -> None:
         raise ValueError(
             f"refine should be an integer of at least 0. {refine!r} was given."
         )
+    if not isinstance(parameters["nested"], (bool, np.bool_)):
+        raise ValueError(
+            f"nested should be True or False. {parameters['nested']!r} was given."
+        )
     seed = parameters["random_state"]
     if isinstance(seed, (int, np.integer)) and not 0 <= seed < 2**32:
         raise ValueError(

@@ -53,7 +53,7 @@ MAX_PASSES = 100
 """Full passes over the points, at most (scikit-learn's ``max_iter``)."""
 
 TOLERANCE = 2e-3
-"""A pass after which less than this fraction of the inertia is left to gain was idle."""
+"""A pass was idle where less than this fraction of the inertia is left to gain."""
 
 SLOWEST = 0.9
 """The gain of a pass over that of the one before is taken to be no more than this."""

@@ -32,6 +32,7 @@ class Job:
     schedule: Schedule
     allocation: str
     refine: int
+    nested: bool
     init: Array | None
     runner: Runner
 
@@ -61,6 +62,7 @@ def job_of(
         schedule=_schedule(parameters, weighted=weighted),
         allocation=parameters["allocation"],
         refine=parameters["refine"],
+        nested=parameters["nested"],
         init=init,
         runner=runner,
     )
@@ -107,6 +109,7 @@ def sizes_of(job: Job) -> Sizes:
         + (features.in_place is None and blocks.dtype != features.dtype),
         copied=features.in_place is None,
         refine=job.refine,
+        nested=job.nested,
         batch_size=job.schedule.batch_size,
         n_init=job.schedule.n_init,
         n_trainable=features.n_trainable if job.schedule.weighted else 0,

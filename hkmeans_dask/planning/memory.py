@@ -14,6 +14,7 @@ sample                a block, its kept rows, those that wait for their part
 coarse                at most 160 MiB of rows, and what training adds
 partition             one part of the training rows and its order
 fine                  at most 128 MiB of rows, and what training adds
+rows                  one part of the training rows, and what refine adds to it
 refine                what label takes, and nine float64 sums of all clusters
 label                 a block, cast if it is not float32/64; labels; rows kept again
 ====================  =================================================================
@@ -32,7 +33,12 @@ from hkmeans_dask.kmeans.minibatch import FEW_MOVED
 from hkmeans_dask.kmeans.sampling import KEYS_AT_ONCE, count_parts
 from hkmeans_dask.kmeans.seeding import MOST_AMONG
 from hkmeans_dask.kmeans.sums import FAN_IN, SUM_DIMS, sum_height
-from hkmeans_dask.workspace.rows import PARTITION_BYTES, PIECE_BYTES, coarse_rows
+from hkmeans_dask.workspace.rows import (
+    PARTITION_BYTES,
+    PIECE_BYTES,
+    ROWS_TOGETHER,
+    coarse_rows,
+)
 
 IDLE = 300 * 10**6
 """Bytes of an idle worker that has imported what its tasks need (measured)."""
@@ -103,6 +109,8 @@ class Sizes:
 
     refine: int = 0
     """Passes that refine, at most."""
+    nested: bool = True
+    """Whether features are compared with the small clusters of their big one alone."""
 
     batch_size: int = 1000
     n_init: int = 10
@@ -201,6 +209,8 @@ def project(sizes: Sizes, *, on_disk: bool) -> Projection:
     }
     if sizes.refine:
         tasks["refine"] = _refine(sizes)
+    if not sizes.nested:
+        tasks["rows"] = _rows(sizes)
     if sizes.copy_bytes:
         tasks = {"copy": sizes.copy_bytes, **tasks}
     tasks = {name: int(SPARE * size) + SMALL for name, size in tasks.items()}
@@ -310,6 +320,16 @@ def _label(sizes: Sizes) -> int:
 def _refine(sizes: Sizes) -> int:
     sums = sizes.n_clusters * sizes.n_samples * 8
     return max(_label(sizes) + 2 * sums, (FAN_IN + 2) * sums)
+
+
+def _rows(sizes: Sizes) -> int:
+    part = sizes.part_rows * sizes.kept_row if sizes.copied else 0
+    rows = min(sizes.part_rows, ROWS_TOGETHER // max(1, sizes.kept_row) + 1)
+    labels = rows * (5 * LABEL + sizes.itemsize)
+    centers = 3 * (sizes.n_clusters + sizes.n_big) * sizes.row
+    sums = sizes.n_clusters * sizes.n_samples * 8
+    work = 2 * rows * sizes.kept_row + labels + tiles(sizes.n_clusters, sizes)
+    return max(part + centers + work + 4 * sums, (FAN_IN + 2) * sums)
 
 
 def usable(limit: int) -> int:

@@ -33,6 +33,7 @@ PHASES = {
     "coarse": ("finds the big clusters", 0),
     "partition": ("regroups the training rows by big cluster", 0),
     "fine": ("finds the small clusters in each big one", 0),
+    "rows": ("moves small clusters beyond their big one, on training rows", 0),
     "refine": ("lets features look beyond their big cluster", 0),
     "label": ("labels every feature", 1),
 }

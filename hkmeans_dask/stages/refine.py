@@ -1,6 +1,7 @@
-"""Stage 5, optional: passes over X in which features look beyond their big cluster.
+"""Stage 5, optional: passes in which features look beyond their big cluster.
 
-Each pass is a step of Lloyd's algorithm, one read of X::
+Each pass is a step of Lloyd's algorithm: over the training rows, which are at hand
+(`refine_on_rows`), or one read of X (`refine`)::
 
     X --block--> label --> sums, counts, farthest features -\
     X --block--> label --> ...                               -+--merge--> centers move
@@ -23,9 +24,11 @@ import numpy as np
 
 from hkmeans_dask.kmeans import kernels
 from hkmeans_dask.kmeans.hierarchy import EXCLUDED, Hierarchy
+from hkmeans_dask.kmeans.minibatch import left_to_gain
 from hkmeans_dask.kmeans.sums import FAN_IN, centers_of, sum_by_label
 from hkmeans_dask.runtime.blas import one_blas_thread
 from hkmeans_dask.runtime.tasks import map_blocks, names, task
+from hkmeans_dask.workspace.rows import ROWS_TOGETHER, row_bytes, split_weights
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from hkmeans_dask.kmeans.kernels import Array, Index
     from hkmeans_dask.runtime.execution import Runner
     from hkmeans_dask.workspace.files import InMemory, OnDisk
-    from hkmeans_dask.workspace.records import Coarse, Parts
+    from hkmeans_dask.workspace.records import Coarse, Partitions, Parts
     from hkmeans_dask.workspace.rows import Rows, StoredRows
 
 logger = logging.getLogger(__name__)
@@ -45,6 +48,12 @@ FARTHEST = 64
 
 TOLERANCE = 1e-4
 """Passes end when the last one lowered the inertia by less than this fraction."""
+
+ROWS_TOLERANCE = 5e-3
+"""Those over the training rows end when less than this fraction is left to gain."""
+
+MOST_ON_ROWS = 20
+"""Passes over the training rows, at most."""
 
 
 class Far(NamedTuple):
@@ -79,9 +88,6 @@ class Partial(NamedTuple):
 class Outcome(NamedTuple):
     """What a pass came to."""
 
-    settled: bool
-    """Whether more passes would gain little."""
-
     inertia: float
     """Before it."""
 
@@ -90,6 +96,9 @@ class Outcome(NamedTuple):
 
     empty: int
     """Clusters without features."""
+
+    seeded: int
+    """Of these, how many moved to a feature."""
 
 
 def begin_with(
@@ -156,27 +165,91 @@ def refine(
     """
     model = task("widen", _widen, model, exact)
     for number in range(1, n_passes + 1):
-        name, count = f"refine-{number}", []
-        moved = workspace.find(name)
-        if moved is None:
-            what = (features.blocks, model, features.weight_blocks())
-            sums = [row[0] for row in map_blocks("refine", _sum, *what)]
-            merged, count = _merged(sums), names(sums)
-            moved = task("move", _move, merged, model, exact, workspace, name)
-        rounds, on_disk = n_passes - number + 1, workspace.on_disk
-        (model,) = runner.hold([moved], handles=on_disk, count=count, rounds=rounds)
-        (outcome,) = runner.compute(task("settled", _outcome, model))
-        logger.debug(
-            "pass %d: inertia %.6g, %.3g less by moving, %d clusters without features",
-            number,
-            np.ldexp(outcome.inertia, features.weight_exponent),
-            np.ldexp(outcome.gain, features.weight_exponent),
-            outcome.empty,
-        )
-        if outcome.settled:
+        what = (features.blocks, model, features.weight_blocks())
+        sums = [row[0] for row in map_blocks("refine", _sum, *what)]
+        name, rounds = f"refine-{number}", n_passes - number + 1
+        how = (exact, workspace, runner, rounds, features.weight_exponent)
+        model, outcome = _moved(name, sums, model, *how)
+        if outcome.gain <= TOLERANCE * outcome.inertia and not outcome.seeded:
             break
     final = task("model", _save, model, number, workspace)
     return runner.hold([final], handles=workspace.on_disk)[0]
+
+
+def refine_on_rows(
+    partitions: Partitions,
+    model: Any,
+    workspace: InMemory | OnDisk,
+    runner: Runner,
+    weight_exponent: int,
+    name: str,
+) -> Any:
+    """Move the small centers to the means of training rows, while that gains much.
+
+    Parameters
+    ----------
+    partitions : Partitions
+    model : Delayed of mapping, or Record
+        From `train_fine`.
+    workspace : InMemory or OnDisk
+    runner : Runner
+    weight_exponent : int
+        The power of 2 by which weights were divided.
+    name : str
+        Under which the workspace keeps the model.
+
+    Returns
+    -------
+    model : Delayed of mapping, or Record
+        As from `train_fine`, but every feature is compared with all small clusters.
+
+    Notes
+    -----
+    No read of X. Memory of a task: a part of the training rows, `ROWS_TOGETHER` of them
+    once more, and what `refine` takes.
+    """
+    model, last = task("widen", _widen, model, True), np.inf
+    weighted = partitions.coarse.weighted
+    for number in range(1, MOST_ON_ROWS + 1):
+        sums = [
+            task("rows", _sum_rows, part, model, weighted) for part in partitions.source
+        ]
+        how = (True, workspace, runner, MOST_ON_ROWS, weight_exponent)
+        model, outcome = _moved(f"rows-{number}", sums, model, *how)
+        left = left_to_gain(outcome.gain, last)
+        if left <= ROWS_TOLERANCE * outcome.inertia and not outcome.seeded:
+            break
+        last = outcome.gain
+    final = task("model", _save, model, 0, workspace, name)
+    return runner.hold([final], handles=workspace.on_disk)[0]
+
+
+def _moved(
+    name: str,
+    sums: list[Delayed],
+    model: Any,
+    exact: bool,
+    workspace: InMemory | OnDisk,
+    runner: Runner,
+    rounds: int,
+    weight_exponent: int,
+) -> tuple[Any, Outcome]:
+    """Make one pass, unless it has been made; give the model and what it came to."""
+    moved, count = workspace.find(name), []
+    if moved is None:
+        count = names(sums)
+        moved = task("move", _move, _merged(sums), model, exact, workspace, name)
+    on_disk = workspace.on_disk
+    (model,) = runner.hold([moved], handles=on_disk, count=count, rounds=rounds)
+    (outcome,) = runner.compute(task("settled", _outcome, model))
+    logger.debug(
+        "%s: inertia %.6g, %.3g less by moving, %d clusters without features",
+        name,
+        np.ldexp(outcome.inertia, weight_exponent),
+        np.ldexp(outcome.gain, weight_exponent),
+        outcome.empty,
+    )
+    return model, outcome
 
 
 def _merged(partials: list[Delayed]) -> Delayed:
@@ -212,16 +285,32 @@ def _widen(model: Arrays, exact: bool) -> Arrays:
     return {"total": model["total"], **found._asdict()}
 
 
+@one_blas_thread
+def _sum_rows(part: Rows | StoredRows, model: Arrays, weighted: bool) -> Partial:
+    """Label the training rows of a part, and say what they say about the centers."""
+    hierarchy, rows = Hierarchy.of(model), part.load()
+    together = max(1, ROWS_TOGETHER // max(1, row_bytes(rows.like)))
+    found = []
+    for start in range(0, max(1, len(rows.order)), together):
+        taken = kernels.take(rows.array, rows.order[start : start + together])
+        points, weights = split_weights(taken) if weighted else (taken, None)
+        found.append(_say(points, hierarchy, weights))
+    return _merge(found)
+
+
 def _sum(block: Any, start: int, model: Arrays, weights: Array | None) -> Partial:
     """Label a block, and say what its features say about the centers."""
     hierarchy = Hierarchy.of(model)
-    points = hierarchy.points(block)
+    weights = None if weights is None else weights[:, 0]
+    return _say(hierarchy.points(block), hierarchy, weights)
+
+
+def _say(points: Array, hierarchy: Hierarchy, weights: Array | None) -> Partial:
     labels = hierarchy.label(points)
     squared = kernels.squared_distances(points, hierarchy.fine, labels)
     if hierarchy.unit:
         squared[labels == EXCLUDED] = 0  # no center may move there
     clusters, local = np.unique(labels, return_inverse=True)
-    weights = None if weights is None else weights[:, 0]
     sums = sum_by_label(points, local, len(clusters), weights)
     inertia = kernels.weighted_sum(squared, weights)
     counts = np.bincount(local, weights)
@@ -270,8 +359,7 @@ def _move(
     empty = np.setdiff1d(np.arange(len(fine)), found.clusters[found.counts > 0])
     seeds = found.far.rows[found.far.squared > 0][: len(empty)]
     fine[empty[: len(seeds)]] = seeds
-    settled = gain <= TOLERANCE * found.inertia and not len(seeds)
-    outcome = Outcome(settled, found.inertia, gain, len(empty))
+    outcome = Outcome(found.inertia, gain, len(empty), len(seeds))
     levels = (hierarchy.offset, hierarchy.coarse, fine)
     moved = Hierarchy.arrange(*levels, exact=exact, unit=unit)
     told: dict[str, Any] = {
@@ -284,8 +372,10 @@ def _outcome(model: Arrays) -> Outcome:
     return Outcome(*(model[field].item() for field in Outcome._fields))
 
 
-def _save(model: Arrays, passes: int, workspace: InMemory | OnDisk) -> Arrays:
+def _save(
+    model: Arrays, passes: int, workspace: InMemory | OnDisk, name: str = "model"
+) -> Arrays:
     """Save what the label stage and a fit that goes on look for."""
     fields = Hierarchy.of(model)._asdict()
     passes_made = np.array(passes)
-    return workspace.save("model", total=model["total"], passes=passes_made, **fields)
+    return workspace.save(name, total=model["total"], passes=passes_made, **fields)

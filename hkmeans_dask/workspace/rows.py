@@ -44,6 +44,9 @@ COARSE_BYTES = 160 * 2**20
 OFFSET_ROWS = 2048
 """Rows whose mean is the offset."""
 
+ROWS_TOGETHER = 16 * 2**20
+"""Bytes of them that are labelled at once where all are, about."""
+
 MOVED_ROWS = 1024
 """Rows that move at once where weights are split off."""
 
