@@ -84,6 +84,7 @@ def _save(path: Path, make: Callable[[], NDArray[np.float32]]) -> None:
 SETTINGS: dict[str, dict[str, Any]] = {
     "inertia": {"allocation": "inertia"},
     "refine_3": {"refine": 3},
+    "inertia_beyond": {"allocation": "inertia", "nested": False},
     "inertia_refine_1": {"allocation": "inertia", "refine": 1},
     "inertia_refine_2": {"allocation": "inertia", "refine": 2},
     "inertia_refine_3": {"allocation": "inertia", "refine": 3},
@@ -124,6 +125,15 @@ INVERSE_TRANSFORM = {
 
 PATCHES = Data("patches.npy", _in_memory(data.patches))
 FMRI = Data("fmri.npy", _in_memory(data.fmri))
+BOLD = {
+    name: Data(f"{name}.npy", _in_memory(partial(data.bold, noise, smooth)))
+    for name, noise, smooth in (
+        ("bold_0", 0, 0),
+        ("bold_1", 1, 0),
+        ("bold_2", 2, 0),
+        ("bold_smooth", 1.5, 1.2),
+    )
+}
 BLOBS = Data("blobs.zarr", data.blobs_zarr)
 BLOBS_X4 = Data(
     "blobs_x4.zarr", partial(data.blobs_zarr, n_features=32_000_000), keep=False
@@ -146,6 +156,10 @@ ALONG_SAMPLES = Data(
 SMALL: dict[Data, Callable[[Path], None]] = {
     PATCHES: _in_memory(partial(data.patches, stride=12)),
     FMRI: _in_memory(partial(data.fmri, side=16, n_samples=50)),
+    **{
+        bold: _in_memory(partial(data.bold, 1.0, side=16, n_samples=50))
+        for bold in BOLD.values()
+    },
     BLOBS: partial(data.blobs_zarr, n_features=4000, n_samples=8, chunk_rows=500),
     BLOBS_X4: partial(data.blobs_zarr, n_features=8000, n_samples=8, chunk_rows=500),
     WIDE: partial(data.blobs_zarr, n_features=1000, n_samples=200, chunk_rows=100),
@@ -183,6 +197,12 @@ BENCHMARKS = {
     "patches_10000": Benchmark(PATCHES, 10_000, IN_MEMORY, SLOW_AT_10000),
     "fmri": Benchmark(FMRI, 1000, IN_MEMORY, SLOW_AT_1000),
     "fmri_10000": Benchmark(FMRI, 10_000, IN_MEMORY, SLOW_AT_10000),
+    **{
+        name: Benchmark(
+            bold, 1000 if name == "bold_smooth" else 320, IN_MEMORY, SLOW_AT_1000
+        )
+        for name, bold in BOLD.items()
+    },
     "blobs": _out_of_core(BLOBS, 1024),
     "blobs_workers": _out_of_core(BLOBS, 1024, n_workers=2),
     "blobs_16384": _out_of_core(BLOBS, 16_384),

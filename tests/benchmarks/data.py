@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 32 * 2**20
 
 N_SOURCES = 200
+BOLD_SOURCES = 600
 NOISE_SD = 0.8
 
 
@@ -67,6 +68,49 @@ def fmri(side: int = 58, n_samples: int = 400, seed: int = 0) -> NDArray[np.floa
     X *= NOISE_SD
     X += maps @ courses
     return X
+
+
+def bold(
+    noise: float, smooth: float = 0.0, side: int = 40, n_samples: int = 240
+) -> NDArray[np.float32]:
+    """Simulate a BOLD volume of variance 1, where noise is the knob.
+
+    Parameters
+    ----------
+    noise : float
+        Standard deviation of the noise, in those of the signal.
+    smooth : float, default=0
+        Voxels over which it is smoothed; it then hangs on the sample before, too, and
+        voxels are standardized, as in runs that were preprocessed. 0: white noise.
+    side : int, default=40
+        Voxels along each axis of the volume.
+    n_samples : int, default=240
+        Time points.
+
+    Returns
+    -------
+    X : ndarray of shape (side**3, n_samples), float32
+    """
+    from scipy.ndimage import gaussian_filter
+    from scipy.spatial import cKDTree
+
+    rng = np.random.default_rng(21)
+    voxels = np.argwhere(np.ones((side, side, side), bool))
+    sources = rng.uniform(0, side, (BOLD_SOURCES, 3))
+    distances, near = cKDTree(sources).query(voxels, k=6)
+    weights = np.exp(-((distances / 4) ** 2)) + 1e-6
+    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
+    courses = rng.standard_normal((BOLD_SOURCES, n_samples))
+    X = np.einsum("nk,nkt->nt", weights, courses[near])
+    volumes = rng.standard_normal((n_samples, side, side, side))
+    if smooth:
+        volumes = np.stack([gaussian_filter(v, smooth, mode="wrap") for v in volumes])
+        for sample in range(1, n_samples):
+            volumes[sample] = 0.4 * volumes[sample - 1] + 0.84**0.5 * volumes[sample]
+    X += volumes.reshape(n_samples, -1).T * (noise / volumes.std())
+    if smooth:
+        X = (X - X.mean(axis=1, keepdims=True)) / X.std(axis=1, keepdims=True)
+    return np.ascontiguousarray(X, np.float32)
 
 
 def blobs_zarr(
