@@ -137,6 +137,7 @@ def test_clone_get_params_set_params():
         "metric": "cosine",
         "max_features_per_cluster": None,
         "work_dir": "work",
+        "nested": False,
     }
     model = HierarchicalKMeans(**given)
     found = model.get_params()
