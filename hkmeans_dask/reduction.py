@@ -24,7 +24,7 @@ from hkmeans_dask.kmeans import finite
 from hkmeans_dask.kmeans.hierarchy import EXCLUDED
 from hkmeans_dask.kmeans.sums import FAN_IN, sum_by_label
 from hkmeans_dask.runtime.execution import Runner
-from hkmeans_dask.runtime.tasks import map_blocks, task
+from hkmeans_dask.runtime.tasks import carried, map_blocks, task
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
@@ -171,7 +171,7 @@ def lazy_labels(labels: Any, chunks: tuple[int, ...]) -> da.Array:
     """Labels as a dask array, in chunks no larger than the given ones."""
     lazy: da.Array = labels
     if not isinstance(labels, da.Array):
-        lazy = da.from_array(labels, (chunks,), name=False)
+        lazy = carried(labels, chunks)
     return lazy if max(lazy.chunks[0]) <= max(chunks) else lazy.rechunk((chunks,))
 
 

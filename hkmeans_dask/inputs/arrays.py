@@ -335,6 +335,7 @@ def _from_zarr(X: Any, feature_axis: int, join: bool) -> da.Array:
     from hkmeans_dask.storage.source import as_dask, unit
 
     _refuse_not_2d(X)
+    arithmetic_dtype(X.dtype)
     if not packing_of(X):
         warn_of_packed(X)
     sizes, other = unit(stored(X)), 1 - feature_axis

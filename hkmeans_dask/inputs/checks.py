@@ -22,12 +22,14 @@ LEVELS = ("fine", "coarse")
 ALLOCATIONS = ("size", "inertia")
 
 
-def arithmetic_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+def arithmetic_dtype(dtype: np.dtype[Any], name: str = "X") -> np.dtype[Any]:
     """Return float32 for float32 and what it holds exactly, else float64."""
     if dtype.kind == "c":
-        raise ValueError(f"Complex data not supported: X has dtype {dtype}.")
+        raise ValueError(f"Complex data not supported: {name} has dtype {dtype}.")
     if dtype.kind not in "biuf":
-        raise ValueError(f"X has dtype {dtype}, which is no number type. Convert it.")
+        raise ValueError(
+            f"{name} has dtype {dtype}, which is no number type. Convert it."
+        )
     wide = np.result_type(dtype, np.float32)
     return np.dtype(np.float32 if wide == np.float32 else np.float64)
 
@@ -138,6 +140,8 @@ def check_init(init: Any, n_clusters: int, n_samples: int) -> Array | None:
     if isinstance(init, da.Array):
         init = da.map_blocks(unmasked, init, "init", dtype=init.dtype).compute()
     unmasked(init, "init")
+    if getattr(init, "dtype", np.dtype(object)).kind != "O":
+        arithmetic_dtype(init.dtype, "init")
     try:
         centers: Array = check_array(init, dtype="numeric", input_name="init")
     except ValueError as error:

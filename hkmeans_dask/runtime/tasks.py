@@ -103,6 +103,18 @@ def task(
     return lazy
 
 
+def carried(labels: Any, chunks: tuple[int, ...]) -> da.Array:
+    """Make an array of labels, of which a graph carries as few bytes as hold them.
+
+    distributed warns of graphs of 10 MiB: with up to 65,536 clusters those of five
+    million features.
+    """
+    bounds = (labels.min(), labels.max()) if len(labels) else (0,)
+    narrow = labels.astype(np.result_type(*map(np.min_scalar_type, bounds)))
+    lazy: da.Array = da.from_array(narrow, (chunks,), name=False).astype(np.int32)
+    return lazy
+
+
 def unique(stage: str) -> str:
     """Name an array after the stage that computes it, as no other one."""
     return f"hkmeans-{stage}-{uuid.uuid4().hex}"

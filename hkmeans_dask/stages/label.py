@@ -16,7 +16,7 @@ import numpy as np
 from hkmeans_dask.kmeans import kernels, sampling
 from hkmeans_dask.kmeans.finite import first_bad, not_finite
 from hkmeans_dask.kmeans.hierarchy import EXCLUDED, Hierarchy
-from hkmeans_dask.runtime.tasks import map_blocks, names, task
+from hkmeans_dask.runtime.tasks import carried, map_blocks, names, task
 from hkmeans_dask.workspace.files import Record, digest
 from hkmeans_dask.workspace.labels import StoredLabels
 
@@ -167,13 +167,11 @@ def as_array(found: Labels, numbers: Array, features: Features, owner: object) -
     if features.in_memory or not isinstance(found.groups[0], Record):
         chunks = features.blocks.chunks[0]
         labels = numbers[np.concatenate([group["labels"] for group in found.groups])]
-    else:
-        chunks = tuple(np.diff(found.bounds).tolist())
-        labels = StoredLabels(found.groups, found.bounds, numbers, owner)
-    if not features.in_memory:
-        meta = np.empty(0, np.int32)
-        labels = da.from_array(labels, (chunks,), name=False, asarray=False, meta=meta)
-    return labels
+        return labels if features.in_memory else carried(labels, chunks)
+    chunks = tuple(np.diff(found.bounds).tolist())
+    labels = StoredLabels(found.groups, found.bounds, numbers, owner)
+    meta = np.empty(0, np.int32)
+    return da.from_array(labels, (chunks,), name=False, asarray=False, meta=meta)
 
 
 def group_blocks(chunks: tuple[int, ...]) -> tuple[Index, list[int]]:

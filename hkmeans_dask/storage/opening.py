@@ -47,6 +47,7 @@ def open_array(url: str, component: str | None = None) -> Any:
     """
     node = _open(url, component)
     if not isinstance(node, zarr.Array):
+        _refuse_sparse(node, url)
         names = ", ".join(_arrays_in(node)) or "none"
         raise ValueError(
             f"{url} is a Zarr group, not an array. Name one of its arrays with "
@@ -54,6 +55,20 @@ def open_array(url: str, component: str | None = None) -> Any:
         )
     _refuse_incomplete(node, url)
     return node
+
+
+def _refuse_sparse(group: Any, url: str) -> None:
+    """Refuse a sparse matrix, which AnnData and others store as a group."""
+    kind = group.attrs.get("encoding-type", "")
+    if kind in ("csr_matrix", "csc_matrix") or {"data", "indices", "indptr"} <= {
+        name for name, _ in group.arrays()
+    }:
+        name = f"{url}/{group.path}".rstrip("/")
+        raise ValueError(
+            f"{name} is a sparse matrix ({kind or 'data, indices, indptr'}), but dense "
+            "data is required. Store it as a dense array first: with anndata, "
+            "adata.X.toarray(), block by block where it is large."
+        )
 
 
 def _arrays_in(group: Any) -> list[str]:

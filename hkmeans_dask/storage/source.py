@@ -152,6 +152,11 @@ class Source:
         seen = None
         with suppress(FileNotFoundError, zarr.errors.BaseZarrError):
             seen = zarr.open_array(self._array.store, path=self._array.path, mode="r")
+        if seen is None and _is_private(self._array.store):
+            raise FileNotFoundError(
+                f"{self._array.store_path} is in the memory of one process, and cannot "
+                f"be seen by {here}. Save it to a path or URL that all share."
+            )
         if seen is None:  # not chained: zarr's errors cannot be unpickled
             raise FileNotFoundError(
                 f"{self._array.store_path} cannot be seen by {here}. {remedy}"
@@ -174,6 +179,12 @@ def _patiently(read: Callable[..., Any], *args: Any) -> Any:
         except OSError:
             time.sleep(wait)
     return read(*args)
+
+
+def _is_private(store: Any) -> bool:
+    """Whether only one process sees a store (``memory://``)."""
+    protocol = store.fs.protocol if isinstance(store, FsspecStore) else ()
+    return "memory" in np.ravel(protocol)
 
 
 def _is_range(chosen: slice | int) -> bool:

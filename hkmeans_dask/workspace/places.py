@@ -151,10 +151,7 @@ def temporary(
     if not rows_on_disk and not labels_on_disk:
         yield Places(seed, InMemory(), InMemory())
         return
-    parent = dask.config.get("temporary_directory", None) or tempfile.gettempdir()
-    Path(parent).mkdir(parents=True, exist_ok=True)
-    _warn_of_memory(parent, copy_bytes + rows_bytes + label_bytes)
-    owner = Owner(parent)
+    owner = _owner(copy_bytes + rows_bytes + label_bytes)
     workspace = OnDisk(Path(owner.folder))
     try:
         yield Places(
@@ -167,6 +164,23 @@ def temporary(
         owner.leave()
         raise
     workspace.discard(*(n for n in workspace.names() if not n.startswith("labels-")))
+
+
+def _owner(n_bytes: int) -> Owner:
+    """Own a new folder where dask's setting or the system has temporary ones."""
+    given = dask.config.get("temporary_directory", None)
+    parent = given or tempfile.gettempdir()
+    try:
+        Path(parent).mkdir(parents=True, exist_ok=True)
+        owner = Owner(parent)
+    except OSError as error:
+        setting = "dask's setting temporary-directory" if given else "TMPDIR"
+        raise OSError(
+            f"{parent} ({setting}) should be a folder that may be written to: {error}. "
+            "Choose another, or pass work_dir."
+        ) from error
+    _warn_of_memory(parent, n_bytes)
+    return owner
 
 
 def _discard_half_written(folder: Path) -> None:
@@ -189,7 +203,7 @@ def _warn_of_memory(parent: str, n_bytes: int) -> None:
         warnings.warn(
             f"{n_bytes >> 20} MiB of intermediate results go to {parent}, which is in "
             f"memory ({kind}). Pass work_dir, or set dask's temporary_directory.",
-            stacklevel=6,
+            stacklevel=7,
         )
 
 

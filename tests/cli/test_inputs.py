@@ -116,3 +116,30 @@ def test_workers_decode(here):
     run(f"fit x/v n -k {K} --quiet --workers 1")
     found = [HierarchicalKMeans.from_zarr(name).labels_.compute() for name in "mn"]
     assert_array_equal(*found)
+
+
+def sparse(path, kind):
+    group = zarr.create_group(path).create_group("layers/counts")
+    group.attrs.update({"encoding-type": kind} if kind else {})
+    for name in ("data", "indices", "indptr"):
+        group.create_array(name, data=np.arange(9))
+
+
+@pytest.mark.parametrize("kind", ["csr_matrix", "csc_matrix", ""])
+def test_sparse_matrices_are_called_so(here, capsys, kind):
+    sparse("ad", kind)
+    for place in ("ad --component layers/counts", "ad/layers/counts"):
+        run(f"fit {place} m -k 3", 2)
+        said = one_line(capsys.readouterr().err)
+        assert said.startswith("ad/layers/counts is a sparse matrix")
+        assert "Store it as a dense array" in said
+
+
+@pytest.mark.filterwarnings("ignore")  # of Zarr, that these are in no standard
+@pytest.mark.parametrize("dtype", ["M8[s]", "m8[s]", "U2", "S2", "f4,i2", "c8"])
+def test_what_is_no_number_is_named(here, capsys, dtype):
+    zarr.create_array("x", data=np.zeros((9, 2), dtype))
+    for place in ("x m -k 3", "good m -k 9 --init x"):
+        zarr.create_array("good", data=np.ones((9, 2)), overwrite=True)
+        run(f"fit {place} --quiet", 2)
+        assert f"has dtype {np.dtype(dtype)}" in one_line(capsys.readouterr().err)

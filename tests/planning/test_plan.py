@@ -3,10 +3,12 @@
 from collections import Counter
 from pathlib import Path
 
+import dask.array as da
 import numpy as np
 import pytest
 import zarr
 from dask.callbacks import Callback
+from distributed import Client, LocalCluster
 
 from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.inputs import arrays
@@ -158,3 +160,14 @@ def test_a_plan_checks_what_a_fit_checks_and_leaves_the_estimator_alone():
 )
 def test_sizes_are_written_as_people_do(n_bytes, text):
     assert size(n_bytes) == text
+
+
+def test_a_cluster_without_workers_is_planned_for():
+    """Those that a batch system starts come later."""
+    with (
+        LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None) as cluster,
+        Client(cluster),
+    ):
+        plan = HierarchicalKMeans(3).plan(da.zeros((50, 4), chunks=(10, 4)))
+    assert plan.n_passes == 2
+    assert plan.n_threads == 1

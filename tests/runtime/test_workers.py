@@ -1,11 +1,13 @@
 """Workers unlike the client: of other versions, late, elsewhere, without the mount."""
 
 import os
+import pickle
 import subprocess
 import sys
 import sysconfig
 import threading
 import time
+import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -217,3 +219,24 @@ def test_a_worker_without_the_mount_is_an_error_not_zeros(cluster, tmp_path, hid
     with dask.config.set(scheduler="threads"):
         model = HierarchicalKMeans(20, work_dir=tmp_path / "work").fit(X)
         assert_array_equal(model.labels_, EXPECTED.labels_)
+
+
+def test_labels_do_not_make_a_graph_large(two_processes):
+    """3.6 million of them, of a fit in memory and of a lazy one."""
+    n = 3_600_000
+    values = np.repeat(np.arange(12.0, dtype="f4"), n // 12)[:, None]
+    lazy = da.from_array(np.arange(12.0, dtype="f4"), 1).repeat(n // 12)[:, None]
+    for X in (values, lazy):
+        model = HierarchicalKMeans(12).fit(X)
+        means = model.transform(lazy)
+        back = model.inverse_transform(means)
+        assert len(pickle.dumps(back.dask)) < 10 * 2**20
+        assert back.sum().compute() == values.sum(dtype="f8")  # warnings are errors
+        assert model.labels_.dtype == np.int32
+
+
+def test_a_store_in_the_memory_of_one_process_is_called_so(two_processes):
+    place = f"memory://{uuid.uuid4().hex}/x"
+    X = zarr.create_array(place, data=np.arange(40.0).reshape(20, 2))
+    with pytest.raises(FileNotFoundError, match="is in the memory of one process"):
+        HierarchicalKMeans(3).fit(X)

@@ -661,3 +661,15 @@ def test_a_cluster_goes_on_with_what_threads_began(
     with pytest.warns(UserWarning, match=r"partition-0\.raw is damaged"):
         model.fit(X)
     same(model)
+
+
+@pytest.mark.parametrize("place", ["file", "file/folder"])
+def test_a_temporary_folder_that_is_none_is_named(tmp_path, place):
+    (tmp_path / "file").touch()
+    folder = str(tmp_path / place)
+    with (
+        dask.config.set({"temporary-directory": folder}),
+        pytest.raises(OSError, match=r"setting temporary-directory.*or pass work_dir"),
+        temporary(0, rows_bytes=1, label_bytes=0),
+    ):
+        pass
