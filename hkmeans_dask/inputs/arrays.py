@@ -115,6 +115,32 @@ def is_zarr(X: Any) -> bool:
     return zarr is not None and isinstance(X, (zarr.Array, Decoded))
 
 
+def lazily(X: Any, feature_axis: int) -> Any:
+    """Take an array of a file (h5py, netCDF4, ...) as one of dask; give back others.
+
+    Such arrays read what they are indexed by, and do not add up as arrays in memory do.
+    Blocks are whole features, whole chunks of the file where it tells them, read by one
+    thread at a time.
+    """
+    of_a_file = (
+        isinstance(getattr(X, "dtype", None), np.dtype)
+        and getattr(X, "ndim", None) == 2
+        and hasattr(X, "__getitem__")
+        and not hasattr(X, "__add__")
+    )
+    if not of_a_file or is_lazy(X) or 0 in X.shape:
+        return X
+    first = X[:1, :1]  # netCDF4 decodes values to another dtype
+    row_bytes = max(1, X.shape[1 - feature_axis] * first.dtype.itemsize)
+    chunks = getattr(X, "chunks", None)
+    step = chunks[feature_axis] if isinstance(chunks, tuple) else 1
+    rows = max(1, BLOCK_BYTES // row_bytes // step) * step
+    wanted = (rows, -1) if feature_axis == 0 else (-1, rows)
+    meta = np.empty((0, 0), first.dtype)
+    lazy = da.from_array(X, wanted, lock=True, asarray=False, meta=meta)
+    return da.Array(lazy.dask, lazy.name, lazy.chunks, meta=meta)
+
+
 def read_features(X: Any, feature_axis: int, *, join: bool = True) -> Features:
     """Take any array as features in rows.
 

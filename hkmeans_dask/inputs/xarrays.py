@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from hkmeans_dask.inputs.arrays import lazily
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
@@ -185,7 +187,9 @@ def take(
 def unlabel(X: Any, feature_axis: int | str) -> tuple[Any, Dimension | None]:
     """X without its labels, and the dimension of its features if X is a DataArray."""
     given = take(X, feature_axis)
-    return (X, None) if given is None else (given.data, given.dimension)
+    if given is None:
+        return lazily(X, axis_of(feature_axis)), None
+    return given.data, given.dimension
 
 
 class Labelled:
@@ -270,7 +274,7 @@ class Labelled:
         """Take labels off X of `transform`; give what puts others on the result."""
         given = take(X, self.feature_axis)
         if given is None:
-            return X, _as_it_is
+            return lazily(X, axis_of(self.feature_axis)), _as_it_is
         clusters = self._clusters(level)
         given.check(self._features, clusters)
         return given.data, partial(given.relabel, by=clusters)
@@ -279,7 +283,7 @@ class Labelled:
         """Do the same for `inverse_transform`."""
         given = take(X_red, self.feature_axis, CLUSTER)
         if given is None:
-            return X_red, _as_it_is
+            return lazily(X_red, axis_of(self.feature_axis)), _as_it_is
         named = isinstance(self.feature_axis, str)
         unknown = Dimension(self.feature_axis if named else "feature")
         features = self._features or unknown
@@ -289,7 +293,9 @@ class Labelled:
     def _plain_new_features(self, X: Any) -> Plain:
         """Do the same for `predict`."""
         given = take(X, self.feature_axis)
-        return (X, _as_it_is) if given is None else (given.data, given.dimension.label)
+        if given is None:
+            return lazily(X, axis_of(self.feature_axis)), _as_it_is
+        return given.data, given.dimension.label
 
     def _clusters(self, level: str) -> Dimension:
         """Give the dimension of the clusters that `transform` gives."""
