@@ -133,7 +133,7 @@ class HierarchicalKMeans(
         nilearn. False: with all small clusters, and the centers first move to the
         means of the training rows that are nearest to them, pass after pass, until
         0.5% of the inertia or less is left to gain there: no read of X more. It takes
-        time as ``n_features * n_clusters`` and leaves 5 to 10% less inertia where
+        time as ``n_features * n_clusters``, and leaves less inertia most of all where
         features have no clear groups. With `refine` the passes over X compare all
         small clusters too. With an array as `init` and `refine` there is nothing to
         move before X is read again.

@@ -18,6 +18,7 @@ when moving the centers gains little.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,9 @@ from hkmeans_dask.runtime.tasks import map_blocks, names, task
 from hkmeans_dask.workspace.rows import ROWS_TOGETHER, row_bytes, split_weights
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import dask.array as da
     from dask.delayed import Delayed
 
     from hkmeans_dask.inputs.arrays import Features
@@ -166,10 +170,9 @@ def refine(
     model = task("widen", _widen, model, exact)
     for number in range(1, n_passes + 1):
         what = (features.blocks, model, features.weight_blocks())
-        sums = [row[0] for row in map_blocks("refine", _sum, *what)]
         name, rounds = f"refine-{number}", n_passes - number + 1
         how = (exact, workspace, runner, rounds, features.weight_exponent)
-        model, outcome = _moved(name, sums, model, *how)
+        model, outcome = _moved(name, partial(_sums, *what), model, *how)
         if outcome.gain <= TOLERANCE * outcome.inertia and not outcome.seeded:
             break
     final = task("model", _save, model, number, workspace)
@@ -211,9 +214,7 @@ def refine_on_rows(
     model, last = task("widen", _widen, model, True), np.inf
     weighted = partitions.coarse.weighted
     for number in range(1, MOST_ON_ROWS + 1):
-        sums = [
-            task("rows", _sum_rows, part, model, weighted) for part in partitions.source
-        ]
+        sums = partial(_sums_of_rows, partitions.source, model, weighted)
         how = (True, workspace, runner, MOST_ON_ROWS, weight_exponent)
         model, outcome = _moved(f"rows-{number}", sums, model, *how)
         left = left_to_gain(outcome.gain, last)
@@ -224,9 +225,17 @@ def refine_on_rows(
     return runner.hold([final], handles=workspace.on_disk)[0]
 
 
+def _sums(blocks: da.Array, model: Any, weights: da.Array | None) -> list[Delayed]:
+    return [row[0] for row in map_blocks("refine", _sum, blocks, model, weights)]
+
+
+def _sums_of_rows(parts: Parts, model: Any, weighted: bool) -> list[Delayed]:
+    return [task("rows", _sum_rows, part, model, weighted) for part in parts]
+
+
 def _moved(
     name: str,
-    sums: list[Delayed],
+    make_sums: Callable[[], list[Delayed]],
     model: Any,
     exact: bool,
     workspace: InMemory | OnDisk,
@@ -237,6 +246,7 @@ def _moved(
     """Make one pass, unless it has been made; give the model and what it came to."""
     moved, count = workspace.find(name), []
     if moved is None:
+        sums = make_sums()
         count = names(sums)
         moved = task("move", _move, _merged(sums), model, exact, workspace, name)
     on_disk = workspace.on_disk
