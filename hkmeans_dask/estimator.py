@@ -108,11 +108,12 @@ class HierarchicalKMeans(
         little varies, more where much does. Each share is at least one and at most the
         big cluster's distinct rows. With an array as `init` shares follow that.
     refine : int, default=0
-        Passes over X, at most, in which features look beyond their big cluster: each
-        is compared with the 512 small clusters nearest to its big cluster's center (or
-        8 times those that a big one has on average, if more; all, if fewer), and
-        centers move to the means. 0 keeps small clusters nested in big ones. With an
-        array as `init` the passes start from it and compare all of its centers.
+        Passes over X, at most, in which features look beyond their big cluster, after
+        passes over the training rows as with ``nested=False``: each is compared with
+        the 2048 small clusters nearest to its big cluster's center (or 8 times those
+        that a big one has on average, if more; all, if fewer), and centers move to the
+        means. 0 keeps small clusters nested in big ones. With an array as `init` the
+        passes start from it and compare all of its centers.
     metric : {'euclidean', 'cosine'}, default='euclidean'
         With 'cosine' (spherical k-means) features are scaled to unit length when they
         are read, centers have unit length, and no offset is removed. Features of zeros
@@ -131,8 +132,9 @@ class HierarchicalKMeans(
     nested : bool, default=True
         True: a feature is compared with the small clusters of its big one alone, as in
         nilearn. False: with all small clusters, and the centers first move to the
-        means of the training rows that are nearest to them, pass after pass, until
-        0.5% of the inertia or less is left to gain there: no read of X more. It takes
+        means of the training rows that are nearest to them, along principal axes of
+        the centers where few do, pass after pass, until 0.5% of the inertia or less is
+        left to gain there: no read of X more. It takes
         time as ``n_features * n_clusters``, and leaves less inertia most of all where
         features have no clear groups. With `refine` the passes over X compare all
         small clusters too. With an array as `init` and `refine` there is nothing to

@@ -25,12 +25,13 @@ from hkmeans_dask.planning.job import (
     whole_chunks,
 )
 from hkmeans_dask.runtime.progress import phase
+from hkmeans_dask.stages.beyond import look_beyond
 from hkmeans_dask.stages.coarse import train_coarse
 from hkmeans_dask.stages.copy import copied, copy_features
 from hkmeans_dask.stages.fine import train_fine
 from hkmeans_dask.stages.label import Changed, are_labelled, label_features
 from hkmeans_dask.stages.partition import partition
-from hkmeans_dask.stages.refine import begin_with, refine, refine_on_rows
+from hkmeans_dask.stages.refine import begin_with, refine
 from hkmeans_dask.stages.sample import keep_training_rows
 from hkmeans_dask.workspace.files import Damaged, OnDisk
 from hkmeans_dask.workspace.places import durable, outdate, temporary
@@ -216,11 +217,11 @@ def _train(job: Job, places: Places, seconds: dict[str, float]) -> Any:
         partitions = partition(parts, coarse, *shares, workspace, runner)
     with phase("fine", seconds):
         how = (job.schedule, seed, init, workspace, runner)
-        model = train_fine(partitions, *how, name if job.nested else "fine")
-    if not job.nested:
+        model = train_fine(partitions, *how, "fine" if job.beyond else name)
+    if job.beyond:
         with phase("rows", seconds):
             where = (workspace, runner, job.features.weight_exponent)
-            model = refine_on_rows(partitions, model, *where, name)
+            model = look_beyond(partitions, model, job.n_rows, *where, name)
     return model
 
 

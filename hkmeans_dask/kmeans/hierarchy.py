@@ -34,12 +34,9 @@ EXCLUDED = -1
 NESTED = np.empty((0, 0), np.int32)
 """The table of a nested model: each coarse center's own small clusters."""
 
-COMPARED = 512
-"""Small clusters that a feature of a refined model is compared with, at least.
-
-Of 1000 clusters of image windows it finds the nearest for 99.97% of the features, of
-simulated fMRI for 99.0%, and leaves 0.06% and 0.13% more inertia than comparing all.
-"""
+COMPARED = 2048
+"""Small clusters that a feature of a refined model is compared with, at least: of fewer
+all. Comparing a half of 1000 left up to 3% more inertia where noise is smooth."""
 
 BIGS_COMPARED = 8
 """The same in multiples of the small clusters that a big one has, on average."""

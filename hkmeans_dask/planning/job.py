@@ -36,6 +36,11 @@ class Job:
     init: Array | None
     runner: Runner
 
+    @property
+    def beyond(self) -> bool:
+        """Whether training rows look beyond their big cluster."""
+        return not self.nested or (self.refine > 0 and self.init is None)
+
 
 def job_of(
     parameters: dict[str, Any], features: Features, weights: Array | None
@@ -109,7 +114,7 @@ def sizes_of(job: Job) -> Sizes:
         + (features.in_place is None and blocks.dtype != features.dtype),
         copied=features.in_place is None,
         refine=job.refine,
-        nested=job.nested,
+        beyond=job.beyond,
         batch_size=job.schedule.batch_size,
         n_init=job.schedule.n_init,
         n_trainable=features.n_trainable if job.schedule.weighted else 0,

@@ -37,6 +37,7 @@ from hkmeans_dask.workspace.rows import (
     PARTITION_BYTES,
     PIECE_BYTES,
     ROWS_TOGETHER,
+    TRIED_ROWS,
     coarse_rows,
 )
 
@@ -109,8 +110,9 @@ class Sizes:
 
     refine: int = 0
     """Passes that refine, at most."""
-    nested: bool = True
-    """Whether features are compared with the small clusters of their big one alone."""
+
+    beyond: bool = False
+    """Whether training rows look beyond their big cluster."""
 
     batch_size: int = 1000
     n_init: int = 10
@@ -209,7 +211,7 @@ def project(sizes: Sizes, *, on_disk: bool) -> Projection:
     }
     if sizes.refine:
         tasks["refine"] = _refine(sizes)
-    if not sizes.nested:
+    if sizes.beyond:
         tasks["rows"] = _rows(sizes)
     if sizes.copy_bytes:
         tasks = {"copy": sizes.copy_bytes, **tasks}
@@ -328,8 +330,10 @@ def _rows(sizes: Sizes) -> int:
     labels = rows * (5 * LABEL + sizes.itemsize)
     centers = 3 * (sizes.n_clusters + sizes.n_big) * sizes.row
     sums = sizes.n_clusters * sizes.n_samples * 8
-    work = 2 * rows * sizes.kept_row + labels + tiles(sizes.n_clusters, sizes)
-    return max(part + centers + work + 4 * sums, (FAN_IN + 2) * sums)
+    work = 3 * rows * sizes.kept_row + labels + tiles(sizes.n_clusters, sizes)
+    tried = 4 * TRIED_ROWS * sizes.kept_row + tiles(sizes.n_clusters, sizes)
+    finding = sums + tried + 5 * LABEL * min(sizes.n_samples, axes.MOST_DIMS) ** 2
+    return max(part + centers + max(work + 4 * sums, finding), (FAN_IN + 2) * sums)
 
 
 def usable(limit: int) -> int:

@@ -13,9 +13,9 @@ from hkmeans_dask.kmeans import minibatch
 from hkmeans_dask.kmeans.sums import FAN_IN
 from hkmeans_dask.planning import memory
 from hkmeans_dask.planning.job import rows_go_to_disk, sizes_of, whole_chunks
+from hkmeans_dask.stages.beyond import MOST_PASSES
 from hkmeans_dask.stages.label import group_blocks
 from hkmeans_dask.stages.partition import COUNTED_TOGETHER
-from hkmeans_dask.stages.refine import MOST_ON_ROWS
 from hkmeans_dask.workspace.places import LABEL_BYTES
 
 if TYPE_CHECKING:
@@ -162,9 +162,9 @@ def _tasks(sizes: Sizes, chunks: tuple[int, ...], by_inertia: bool) -> dict[str,
         "partition": n_parts + 3 + counts + n_parts * by_inertia,
         "fine": sizes.n_big + 3,  # all parts, the axes, the model
     }
-    if not sizes.nested:
+    if sizes.beyond:
         each = n_parts + _merges(n_parts) + 2
-        tasks["rows"] = 2 + MOST_ON_ROWS * each
+        tasks["rows"] = 2 + MOST_PASSES * each
     if sizes.refine:
         merges = _merges(len(chunks))
         tasks["refine"] = 2 + sizes.refine * (len(chunks) + merges + 2)
@@ -198,8 +198,8 @@ def _labels_written(sizes: Sizes, chunks: tuple[int, ...]) -> int:
 def _flops(sizes: Sizes, share: int) -> int:
     """Two operations per center, sample and row that is compared with it."""
     trained = minibatch.MAX_PASSES * sizes.n_rows * (sizes.n_big + share)
-    if not sizes.nested:
+    if sizes.beyond:
         share = sizes.n_clusters
-        trained += MOST_ON_ROWS * sizes.n_rows * (sizes.n_big + share)
+        trained += MOST_PASSES * sizes.n_rows * (sizes.n_big + share)
     labelled = sizes.n_features * (sizes.n_big + share) * (1 + sizes.refine)
     return 2 * sizes.n_samples * (labelled + trained)

@@ -47,6 +47,9 @@ OFFSET_ROWS = 2048
 ROWS_TOGETHER = 16 * 2**20
 """Bytes of them that are labelled at once where all are, about."""
 
+TRIED_ROWS = 2048
+"""Rows on which is tried how many axes do, at most."""
+
 MOVED_ROWS = 1024
 """Rows that move at once where weights are split off."""
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from hkmeans_dask import HierarchicalKMeans, fitting
-from hkmeans_dask.kmeans import hierarchy
+from hkmeans_dask.kmeans import hierarchy, moves
 from hkmeans_dask.stages import refine as stage
 from tests.resuming import DONE
 from tests.strategies import Watched, blobs, nearest
@@ -50,11 +50,11 @@ def lloyd(X, centers, n_steps):
 
 
 def test_passes_are_steps_of_lloyds_algorithm():
-    nested = HierarchicalKMeans(20, random_state=1).fit(NOISE)
+    begun = HierarchicalKMeans(20, random_state=1, nested=False).fit(NOISE)
     for passes in (1, 3):
         model = HierarchicalKMeans(20, random_state=1, refine=passes)
         model.fit(lazy(NOISE)[1])
-        expected = lloyd(NOISE, nested.cluster_centers_, passes)
+        expected = lloyd(NOISE, begun.cluster_centers_, passes)
         found = model.cluster_centers_[nearest(expected, model.cluster_centers_)]
         assert_allclose(found, expected, atol=1e-12)
         assert_array_equal(
@@ -144,7 +144,7 @@ def test_a_center_without_features_moves_to_the_farthest_one():
 def test_centers_without_features_go_to_different_clusters():
     squared = np.array([4.0, 9, 9, 1, 0])
     clusters, rows = np.array([0, 1, 1, 2, 3]), np.arange(5.0)[:, None]
-    far = stage._far(squared, clusters, rows)
+    far = moves._far(squared, clusters, rows)
     assert far.squared.tolist() == [9, 4, 1, 0]
     assert far.clusters.tolist() == [1, 0, 2, 3]
     assert far.rows.ravel().tolist() == [1, 0, 3, 4]
@@ -184,9 +184,9 @@ def after(n_calls, function):
 
 
 STOPS = {
-    0: (stage, "_merged", 0),
-    1: (stage, "_merged", 1),
-    2: (stage, "_merged", 2),
+    0: (stage, "_sums", 0),
+    1: (stage, "_sums", 1),
+    2: (stage, "_sums", 2),
     3: (fitting, "label_features", 0),
 }
 

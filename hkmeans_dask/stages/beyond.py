@@ -1,0 +1,327 @@
+"""Stage 4b, optional: training rows look beyond their big cluster, X is not read.
+
+The small clusters of different big ones meet at the borders of these; k-means over all
+of them at once moves centers there. Passes are as in `minibatch`: over nested shares of
+the rows, then over all of them, each center moved further than to its mean; they end
+when little is left to gain::
+
+    model -> axes -> 1/4 of the rows -> 1/2 -> all -> all ... -> model
+                     label -> sums, counts -> merge -> move
+
+Rows are compared with all centers along the principal axes of these, which hold most of
+what tells centers apart (their noise is averaged out, that of the rows is not). How
+many axes do is measured: as few as give rows of lowest rank nearly the labels that all
+dimensions would. Sums are of all dimensions.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from hkmeans_dask.kmeans import kernels
+from hkmeans_dask.kmeans.axes import ALL_DIMENSIONS, DECOMPOSITION, MOST_DIMS, PAD
+from hkmeans_dask.kmeans.hierarchy import Hierarchy
+from hkmeans_dask.kmeans.minibatch import FURTHER, left_to_gain
+from hkmeans_dask.kmeans.moves import merge, say, to_means
+from hkmeans_dask.runtime.blas import one_blas_thread
+from hkmeans_dask.runtime.tasks import task
+from hkmeans_dask.workspace.passes import as_arrays, pass_over
+from hkmeans_dask.workspace.rows import (
+    ROWS_TOGETHER,
+    TRIED_ROWS,
+    gather,
+    row_bytes,
+    split_weights,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from dask.delayed import Delayed
+
+    from hkmeans_dask.kmeans.hierarchy import Arrays
+    from hkmeans_dask.kmeans.kernels import Array, Index
+    from hkmeans_dask.kmeans.moves import Partial
+    from hkmeans_dask.runtime.execution import Runner
+    from hkmeans_dask.workspace.files import InMemory, OnDisk
+    from hkmeans_dask.workspace.records import Partitions
+    from hkmeans_dask.workspace.rows import Rows, StoredRows
+
+TOLERANCE = 5e-3
+"""Passes end when less than this fraction of the inertia is left to gain."""
+
+MOST_PASSES = 20
+"""Passes over the training rows, at most."""
+
+FEWEST_ROWS = 32
+"""Rows per small cluster in the smallest share, about: fewer tell no means."""
+
+SMALLEST_SHARE = 1 / 4
+"""Of the rows, at least."""
+
+SHARES_OF_DIMENSIONS = (1 / 8, 1 / 4, 1 / 3, 1 / 2)
+"""So many axes are tried, in this order."""
+
+EXCESS = 1e-2
+"""By how much more inertia than in all dimensions axes are refused."""
+
+TRIED_SHARE = 1 / 16
+"""Of the rows are tried, at most."""
+
+
+class State(NamedTuple):
+    """The centers between passes, in an order that does not change."""
+
+    offset: Array
+    coarse: Array
+    """(n_big_clusters, n_samples): from them rows are seen."""
+
+    groups: Index
+    """(n_big_clusters,), the group of rows that each of them has in the parts."""
+
+    fine: Array
+    """(n_clusters, n_samples), means."""
+
+    ahead: Array
+    """(n_clusters, n_samples), beyond them: what the next pass compares with."""
+
+    axes: Array
+    """(n_samples, n_axes), or `ALL_DIMENSIONS`."""
+
+    unit: Array
+    total: Array
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> State:
+        """Take the fields from a mapping by name."""
+        return cls(*(arrays[name] for name in cls._fields))
+
+
+def look_beyond(
+    partitions: Partitions,
+    model: Any,
+    n_rows: int,
+    workspace: InMemory | OnDisk,
+    runner: Runner,
+    weight_exponent: int,
+    name: str,
+) -> Any:
+    """Move the small centers to the means of training rows, while that gains much.
+
+    Parameters
+    ----------
+    partitions : Partitions
+    model : Delayed of mapping, or Record
+        From `train_fine`.
+    n_rows : int
+        Training rows.
+    workspace : InMemory or OnDisk
+    runner : Runner
+    weight_exponent : int
+        The power of 2 by which weights were divided.
+    name : str
+        Under which the workspace keeps the model.
+
+    Returns
+    -------
+    model : Delayed of mapping, or Record
+        As from `train_fine`, but every feature is compared with all small clusters.
+
+    Notes
+    -----
+    No read of X. Memory of a task: a part of the training rows, `ROWS_TOGETHER` of them
+    twice, and what `refine` takes.
+    """
+    best = state = _begun(partitions, model, workspace, runner)
+    lowest = last = np.inf
+    shares = _shares(n_rows, int(partitions.shares.sum()))
+    for number, share in enumerate(shares, 1):
+        sums = partial(_sums_of_rows, partitions, state, share)
+        how = (workspace, runner, MOST_PASSES, weight_exponent)
+        move = partial(_move, share)
+        state, outcome = pass_over(f"rows-{number}", sums, move, state, *how)
+        if share < 1:
+            continue
+        left = outcome.inertia - outcome.gain
+        if left >= lowest:
+            break  # it went too far
+        gain, best, lowest = lowest - left, state, left
+        to_gain = left_to_gain(gain, min(last, 2 * gain))
+        if to_gain <= TOLERANCE * left and not outcome.seeded:
+            break
+        last = gain
+    found = task("centers", _end, best, workspace, name)
+    return runner.hold([found], handles=workspace.on_disk)[0]
+
+
+def _begun(
+    partitions: Partitions, model: Any, workspace: InMemory | OnDisk, runner: Runner
+) -> Any:
+    begun = workspace.find("rows-0")
+    if begun is None:
+        coarse, groups = partitions.coarse, partitions.groups
+        what = (partitions.parts, model, groups, coarse.weighted, workspace)
+        begun = task("begin", _begin, *what)
+    return runner.hold([begun], handles=workspace.on_disk)[0]
+
+
+def _shares(n_rows: int, n_clusters: int) -> Iterator[float]:
+    """Shares of the rows that passes take: doubled until it is all of them."""
+    share = 1.0
+    while share > SMALLEST_SHARE and share * n_rows >= 2 * FEWEST_ROWS * n_clusters:
+        share /= 2
+    for _ in range(MOST_PASSES):
+        yield share
+        share = min(1.0, 2 * share)
+
+
+def _sums_of_rows(partitions: Partitions, state: Any, share: float) -> list[Delayed]:
+    weighted = partitions.coarse.weighted
+    what = (state, share, weighted)
+    return [task("rows", _sum_rows, part, *what) for part in partitions.source]
+
+
+@one_blas_thread
+def _begin(
+    parts: list[Rows | StoredRows],
+    model: Arrays,
+    groups: Index,
+    weighted: bool,
+    workspace: InMemory | OnDisk,
+) -> Arrays:
+    """Find out along which axes rows are compared with centers."""
+    found = Hierarchy.of(model)
+    levels = (found.offset, found.coarse, groups, found.fine, found.fine)
+    state = State(*levels, ALL_DIMENSIONS, found.unit, model["total"])
+    n_rows = int(sum(part.starts[-1] for part in parts))
+    if _may_pay(n_rows, *found.fine.shape):
+        state = state._replace(axes=_axes(parts, state, n_rows, weighted))
+    return workspace.save("rows-0", **state._asdict())
+
+
+def _may_pay(n_rows: int, n_clusters: int, n_dims: int) -> bool:
+    """Whether finding axes takes no longer than a pass."""
+    cost = n_dims**2 * (n_clusters + DECOMPOSITION * n_dims)
+    return n_dims <= MOST_DIMS and cost <= n_rows * n_clusters * n_dims
+
+
+def _axes(
+    parts: list[Rows | StoredRows], state: State, n_rows: int, weighted: bool
+) -> Array:
+    """Take as few axes as give nearly the labels that all dimensions would."""
+    n_tried = min(TRIED_ROWS, int(TRIED_SHARE * n_rows))
+    points, big = _lowest_ranks(parts, state.groups, n_tried / n_rows, weighted)
+    seen = (state.fine - state.offset).astype(np.float64)
+    _, all_axes = np.linalg.eigh(seen.T @ seen)
+    n_clusters, n_dims = seen.shape
+    labels = _nearest(points, big, state)
+    most = (1 + EXCESS) * kernels.inertia(points, state.fine, labels)
+    for share in SHARES_OF_DIMENSIONS:
+        n_axes = max(1, int(share * n_dims) // PAD * PAD - 1)
+        if n_axes * (n_clusters + n_dims) >= n_clusters * n_dims:
+            break
+        axes = np.ascontiguousarray(all_axes[:, ::-1][:, :n_axes], points.dtype)
+        labels = _nearest(points, big, state._replace(axes=axes))
+        if kernels.inertia(points, state.fine, labels) <= most:
+            return axes
+    return ALL_DIMENSIONS
+
+
+def _lowest_ranks(
+    parts: list[Rows | StoredRows], groups: Index, share: float, weighted: bool
+) -> tuple[Array, Index]:
+    """Rows of lowest rank of each big cluster, and the numbers of these."""
+    found = []
+    for group in groups.tolist():
+        size = sum(int(np.diff(part.starts)[group]) for part in parts)
+        rows = gather(parts, group, max(1, int(share * size)), ROWS_TOGETHER)
+        found.append(split_weights(rows)[0] if weighted else rows)
+    big = np.repeat(np.arange(len(groups)), [len(rows) for rows in found])
+    return np.concatenate(found), big
+
+
+@one_blas_thread
+def _sum_rows(
+    part: Rows | StoredRows, state: Arrays, share: float, weighted: bool
+) -> Partial:
+    """Label a share of a part's rows, and say what they say about the centers."""
+    rows, now = part.load(), State.of(state)
+    chosen = _of_lowest_keys(rows.keys, share)
+    groups = np.searchsorted(rows.starts, chosen, side="right") - 1
+    big = np.argsort(now.groups)[np.searchsorted(np.sort(now.groups), groups)]
+    together = max(1, ROWS_TOGETHER // max(1, row_bytes(rows.like)))
+    found = []
+    for start in range(0, max(1, len(chosen)), together):
+        here = slice(start, start + together)
+        taken = kernels.take(rows.array, rows.order[chosen[here]])
+        points, weights = split_weights(taken) if weighted else (taken, None)
+        labels = _nearest(points, big[here], now)
+        found.append(say(points, labels, now.ahead, weights))
+    return merge(found)
+
+
+def _of_lowest_keys(keys: Array, share: float) -> Index:
+    """Positions of a share of the keys, the lowest ones, ascending."""
+    n_chosen = int(np.ceil(share * len(keys)))
+    return np.sort(np.argsort(keys, kind="stable")[:n_chosen])
+
+
+def _nearest(points: Array, big: Index, state: State) -> Index:
+    """Nearest centers of points, which are in the order of their big clusters."""
+    labels = np.empty(len(points), np.int64)
+    nearest = _nearest_along(state) if state.axes.size else _nearest_anywhere(state)
+    for number in np.unique(big).tolist():
+        here = slice(*np.searchsorted(big, (number, number + 1)))
+        labels[here] = nearest(points[here], state.coarse[number])
+    return labels
+
+
+def _nearest_anywhere(state: State) -> Callable[[Array, Array], Index]:
+    def nearest(points: Array, origin: Array) -> Index:
+        return kernels.assign(points, state.ahead - origin, origin=origin)
+
+    return nearest
+
+
+def _nearest_along(state: State) -> Callable[[Array, Array], Index]:
+    """Compare along the axes; both are seen from the origin that is given."""
+    offset, axes = state.offset, state.axes
+    along = kernels.project(state.ahead - offset, axes)
+
+    def nearest(points: Array, origin: Array) -> Index:
+        seen = kernels.project(points - origin, axes)
+        centers = along.copy()
+        centers[:, :-1] -= np.dot(origin - offset, axes)
+        return kernels.assign(seen, centers, homogeneous=True)
+
+    return nearest
+
+
+@one_blas_thread
+def _move(
+    share: float, found: Partial, state: Arrays, workspace: InMemory | OnDisk, name: str
+) -> Arrays:
+    """Move centers to the means of their rows, and look further ahead."""
+    before, unit = State.of(state), bool(state["unit"])
+    if share < 1:  # a center without rows may have some among the others
+        found = found._replace(far=found.far.none())
+    fine, outcome = to_means(found, before.ahead, unit)
+    steps = (fine - before.fine) * fine.dtype.type(FURTHER)
+    moved = found.clusters[found.counts > 0]
+    ahead = fine.copy()
+    ahead[moved] += steps[moved]
+    ahead = kernels.to_unit(ahead)[0] if unit else ahead
+    now = before._replace(fine=fine, ahead=ahead)
+    return workspace.save(name, **as_arrays(outcome._asdict() | now._asdict()))
+
+
+@one_blas_thread
+def _end(state: Arrays, workspace: InMemory | OnDisk, name: str) -> Arrays:
+    now = State.of(state)
+    levels = (now.offset, now.coarse, now.fine)
+    found = Hierarchy.arrange(*levels, exact=True, unit=now.unit)
+    passes = np.array(0)
+    return workspace.save(name, total=now.total, passes=passes, **found._asdict())
