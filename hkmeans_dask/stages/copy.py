@@ -88,7 +88,7 @@ class Copy:
             file.seek((first - top) * row_bytes + before * CHECKSUM_BYTES)
             data = file.read((last - first) * row_bytes)
             found = np.frombuffer(data, self.dtype).reshape(last - first, width)
-            if _checksum(data) != file.read(CHECKSUM_BYTES):
+            if self._checksum(data, top, column) != file.read(CHECKSUM_BYTES):
                 raise ValueError(f"Bad CRC-32 of features {first} to {last - 1}")
         return found
 
@@ -109,7 +109,12 @@ class Copy:
                 rows = np.asarray(block[start:stop])
                 piece = rows.astype(self.dtype, "C", casting="same_kind", copy=False)
                 file.write(piece.data)
-                file.write(_checksum(piece.data))
+                file.write(self._checksum(piece.data, top, column))
+
+    def _checksum(self, data: bytes | memoryview, top: int, column: int) -> bytes:
+        """CRC-32 of a piece and of what its file belongs to."""
+        whose = zlib.crc32(self._workspace.whose(self.name(top, column)))
+        return zlib.crc32(data, whose).to_bytes(CHECKSUM_BYTES, "little")
 
     @staticmethod
     def name(top: int, column: int) -> str:
@@ -132,10 +137,6 @@ def feature_cuts(blocks: da.Array) -> Array:
     tops = np.cumsum((0, *blocks.chunks[0]))
     cuts = [_even_cuts(top, end, most) for top, end in pairwise(tops)]
     return np.concatenate([[0], *cuts])
-
-
-def _checksum(data: bytes | memoryview) -> bytes:
-    return zlib.crc32(data).to_bytes(CHECKSUM_BYTES, "little")
 
 
 def _even_cuts(top: int, end: int, most: int) -> Array:

@@ -11,7 +11,8 @@ plain arrays: no pickles, no mmap), with a file of bytes beside it for rows, wri
 under a unique name and renamed when it is complete. A member tells dtypes and shapes:
 NumPy parses those of ``.npy`` with ``ast``, which before Python 3.13 fails now and then
 when two threads do (python/cpython#106905). All arrays have checksums, so an
-altered or truncated file is noticed where it is read: that raises `Damaged`, and the
+altered or truncated file is noticed where it is read, and so is one that belongs
+elsewhere, as it tells its folder and name: that raises `Damaged`, and the
 fit computes the file again. Two clients at the same work write the same bytes. Names
 that end in ``.raw`` are files of another layout, with checksums of their own.
 
@@ -34,6 +35,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from hkmeans_dask.workspace import plain
 from hkmeans_dask.workspace.rows import RAW, Rows, StoredRows, write
 
 if TYPE_CHECKING:
@@ -115,7 +117,11 @@ class Record:
 class _Archive:
     """A file of arrays; each is read as a whole, or its checksum would not be."""
 
-    def __init__(self, file: zipfile.ZipFile) -> None:
+    def __init__(self, file: zipfile.ZipFile, whose: bytes, n_bytes: int) -> None:
+        if file.comment != whose:
+            raise zipfile.BadZipFile(f"It is not {whose.decode()}")
+        if sum(member.file_size for member in file.infolist()) > n_bytes:
+            raise zipfile.BadZipFile("Its members are larger than it is")
         self._file = file
 
     def __getitem__(self, key: str) -> Array:
@@ -133,8 +139,9 @@ class _Archive:
 
     def verify(self) -> None:
         """Refuse a file with an array that is not what was written."""
-        if bad := self._file.testzip():
-            raise zipfile.BadZipFile(f"Bad CRC-32 of {bad}")
+        for member in self._file.namelist():
+            if member != LAYOUT:
+                self[member.removesuffix(".npy")]
 
 
 class OnDisk:
@@ -151,8 +158,11 @@ class OnDisk:
     def _first_nonce(self) -> bytes:
         """Read the nonce; the first one to come writes it."""
         path = self.folder / "nonce"
-        publish(path, uuid.uuid4().bytes)
-        return path.read_bytes()
+        if (found := plain.read_small(path)) is None:
+            plain.remove(path)
+            publish(path, uuid.uuid4().bytes)
+            found = path.read_bytes()
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel unchecked: in containers process numbers are often equal."""
@@ -162,10 +172,7 @@ class OnDisk:
         """Refuse to work in a folder that is not the client's."""
         if self._checked_in == os.getpid():
             return
-        seen = None
-        with suppress(OSError):
-            seen = (self.folder / "nonce").read_bytes()
-        if seen != self._nonce:
+        if plain.read_small(self.folder / "nonce") != self._nonce:
             raise FileNotFoundError(
                 f"The workspace {self.folder} as seen by process {os.getpid()} on "
                 f"{socket.gethostname()} is not that of the client. Pass a work_dir "
@@ -210,6 +217,7 @@ class OnDisk:
                 key: (array.dtype.str, array.shape) for key, array in plain.items()
             }
             with zipfile.ZipFile(file, "w") as archive:
+                archive.comment = self.whose(name)
                 archive.writestr(LAYOUT, json.dumps(layout))
                 for key, array in plain.items():
                     with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
@@ -229,6 +237,8 @@ class OnDisk:
             with fullness_explained(self.folder):
                 with temporary.open("wb") as file:
                     yield file
+                if plain.is_folder(self._path(name)):
+                    plain.remove(self._path(name))
                 temporary.replace(self._path(name))
         finally:
             temporary.unlink(missing_ok=True)
@@ -248,7 +258,12 @@ class OnDisk:
     def reading(self, name: str) -> Iterator[Any]:
         """Open a file of arrays."""
         with self.opened(name) as file, zipfile.ZipFile(file) as archive:
-            yield _Archive(archive)
+            n_bytes = plain.size_of(self._path(name))
+            yield _Archive(archive, self.whose(name), n_bytes)
+
+    def whose(self, name: str) -> bytes:
+        """Tell what a file belongs to: it may be moved to the place of another one."""
+        return f"{self.folder.name}/{name}".encode()
 
     @contextmanager
     def opened(self, name: str) -> Iterator[BinaryIO]:
@@ -258,8 +273,10 @@ class OnDisk:
         kind of error says nothing.
         """
         self.check()
+        path = self._path(name)
         try:
-            with self._path(name).open("rb") as file:
+            plain.size_of(path)
+            with path.open("rb") as file:
                 yield file
         except MemoryError:
             raise
@@ -270,8 +287,8 @@ class OnDisk:
         """Remove files, if they are there; rows go with their record."""
         for name in names:
             record = name.removesuffix(RAW)
-            self._path(record).unlink(missing_ok=True)
-            self._path(record + RAW).unlink(missing_ok=True)
+            plain.remove(self._path(record))
+            plain.remove(self._path(record + RAW))
 
     def damaged(self) -> dict[str, str]:
         """Read all that is finished, and give what is damaged, with the reason."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
+import re
 import socket
 import tempfile
 import time
@@ -33,6 +33,7 @@ import dask
 import psutil
 from dask.base import tokenize
 
+from hkmeans_dask.workspace import plain
 from hkmeans_dask.workspace.files import InMemory, OnDisk, publish
 from hkmeans_dask.workspace.temporary import Owner
 
@@ -86,7 +87,7 @@ def durable(
     """
     identity = {"hkmeans_dask": version("hkmeans_dask"), **identity}
     folder = _generation(Path(work_dir).expanduser().absolute(), identity, drawn)
-    folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)
     manifest = _read_manifest(folder) or _first_manifest(folder, identity, seed)
     workspace = OnDisk(folder)
     with _lock(folder):
@@ -189,7 +190,7 @@ def _discard_half_written(folder: Path) -> None:
     if not _others(folder):
         for path in folder.glob(".*"):
             with suppress(FileNotFoundError):
-                if path.stat().st_mtime < now:
+                if not plain.is_folder(path) and path.lstat().st_mtime < now:
                     path.unlink()
 
 
@@ -207,30 +208,48 @@ def _warn_of_memory(parent: str, n_bytes: int) -> None:
         )
 
 
+def _make(folder: Path) -> None:
+    """Make the folder of a fit, in the place of a link to another one, if need be."""
+    if folder.is_symlink():
+        plain.remove(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(
+            f"{folder} should be a folder of intermediate results, but something else "
+            "is there, or above it. Remove that, or pass another work_dir."
+        ) from error
+
+
 def _first_manifest(
     folder: Path, identity: dict[str, Any], seed: int
 ) -> dict[str, Any]:
     """Write the manifest, unless another client was first."""
     content = json.dumps({"seed": seed, **identity}, default=str, indent=1)
-    text = json.dumps({"crc": zlib.crc32(content.encode()), "fit": content})
+    text = json.dumps({"crc": _crc(folder, content), "fit": content})
     publish(folder / "manifest.json", text.encode())
     found = _read_manifest(folder)
     assert found is not None
     return found
 
 
+def _crc(folder: Path, content: str) -> int:
+    """Checksum of a manifest and of the folder that it belongs to."""
+    return zlib.crc32(content.encode(), zlib.crc32(folder.name.encode()))
+
+
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
     """Read the manifest; without a good one, what else is there is worth nothing."""
     path = folder / "manifest.json"
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
-    with suppress(ValueError, KeyError, TypeError, AttributeError):
-        written = json.loads(path.read_text())
-        if zlib.crc32(written["fit"].encode()) == written["crc"]:
+    with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        written = json.loads(plain.read_small(path) or b"")
+        if _crc(folder, written["fit"]) == written["crc"]:
             fit: dict[str, Any] = json.loads(written["fit"])
             return fit
     warnings.warn(f"{path} is damaged; the fit begins anew.", stacklevel=7)
-    shutil.rmtree(folder)
+    plain.remove(folder)
     folder.mkdir()
     return None
 
@@ -244,10 +263,9 @@ def _lock(folder: Path) -> Iterator[None]:
     """
     own = _own_lock(folder)
     with suppress(OSError):  # on a full disk a finished fit can still be read
-        own.touch()
+        own.touch(exist_ok=False)
     others = _others(folder)
-    for path in others:
-        host, process = _owner_of(path)
+    for host, process in others.values():
         warnings.warn(
             f"Process {process} on {host} seems to be at the same fit in {folder}. "
             "Both will end well, but do the same work.",
@@ -256,29 +274,32 @@ def _lock(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        elsewhere = [p for p in others if _owner_of(p)[0] != socket.gethostname()]
+        elsewhere = [p for p, (host, _) in others.items() if host != _host()]
         for path in (own, *elsewhere):
-            path.unlink(missing_ok=True)
+            plain.remove(path)
 
 
 def _own_lock(folder: Path) -> Path:
-    return folder / f"lock-{socket.gethostname()}-{os.getpid()}"
+    return folder / f"lock-{_host()}-{os.getpid()}"
 
 
-def _owner_of(lock: Path) -> tuple[str, int]:
-    """Tell host and process from the name of a lock."""
-    _, _, owner = lock.name.partition("-")
-    host, _, process = owner.rpartition("-")
-    return host, int(process)
+def _host() -> str:
+    return socket.gethostname()
 
 
-def _others(folder: Path) -> list[Path]:
-    """Locks of other clients, but for those of dead processes of this machine."""
-    others = []
+def _others(folder: Path) -> dict[Path, tuple[str, int]]:
+    """Locks of other clients, with host and process.
+
+    Those of dead processes of this machine go. What has no name of a lock is none.
+    """
+    others = {}
     for path in sorted({*folder.glob("lock-*")} - {_own_lock(folder)}):
-        host, process = _owner_of(path)
-        if host == socket.gethostname() and not psutil.pid_exists(process):
-            path.unlink(missing_ok=True)
+        name = re.fullmatch(r"lock-(.+)-([0-9]{1,10})", path.name)
+        if name is None or int(name[2]) >= 2**31:
+            continue
+        host, process = name[1], int(name[2])
+        if host == _host() and not psutil.pid_exists(process):
+            plain.remove(path)
         else:
-            others.append(path)
+            others[path] = host, process
     return others
