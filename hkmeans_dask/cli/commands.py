@@ -302,13 +302,11 @@ def _check_output(output: str, overwrite: bool, needed: Sequence[str]) -> None:
 @debugging
 def info(model_path: str) -> None:
     """Describe a model."""
-    from hkmeans_dask.storage import opening, sound, source
+    from hkmeans_dask.storage import models, sound
 
-    group = opening.open_group(model_path)
-    sound.check_told(model_path, dict(group.attrs))
+    told, sizes = models.describe(model_path)
     with sound.damage_told(model_path):
-        sizes = source.read(group["sizes"])
-        _print_table(_described(dict(group.attrs), sizes))
+        _print_table(_described(told, sizes))
 
 
 def _described(record: dict[str, Any], sizes: Any) -> Iterator[tuple[str, object]]:

@@ -12,16 +12,21 @@ import dask.array as da
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import LocalStore
 
 from hkmeans_dask.storage.opening import open_group
 from hkmeans_dask.storage.outputs import CHUNK_BYTES, complete, writing
+from hkmeans_dask.storage.replacing import ROOT
 from hkmeans_dask.storage.sound import (
-    check_arrays,
+    check_files,
     check_labels,
+    check_shapes,
     check_told,
+    check_values,
     damage_told,
 )
 from hkmeans_dask.storage.source import as_dask, read
+from hkmeans_dask.workspace.plain import SMALL_BYTES
 
 
 def save(
@@ -62,17 +67,18 @@ def load(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read a complete model; arrays named in `lazy` as dask arrays."""
     url = os.fspath(url)
-    group = open_group(url)
-    attributes = dict(group.attrs)
-    check_told(url, attributes)
-    for name in ("status", "hkmeans_dask"):
-        attributes.pop(name)
+    group, attributes = _told(url)
+    attributes.pop("status")
+    with damage_told(url):
+        found = dict(group.arrays())
+    check_shapes(url, found, attributes["fitted"])
+    _check_chunks(url, *found.values())
     with damage_told(url):
         arrays = {
-            name: _read(url, array, name in lazy) for name, array in group.arrays()
+            name: _read(url, array, name in lazy) for name, array in found.items()
         }
     excludes = attributes["parameters"]["metric"] == "cosine"
-    check_arrays(url, arrays, attributes["fitted"], excludes=excludes)
+    check_values(url, arrays, excludes=excludes)
     some_excluded = arrays["sizes"].sum() < attributes["fitted"]["n_features_in"]
     arrays["labels"] = da.map_blocks(
         check_labels,
@@ -81,6 +87,36 @@ def load(
         meta=arrays["labels"]._meta,
     )
     return arrays, attributes
+
+
+def describe(url: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
+    """Read what a complete model tells of itself, and the sizes of its clusters."""
+    url = os.fspath(url)
+    group, attributes = _told(url)
+    with damage_told(url):
+        array = group["sizes"]
+    _check_chunks(url, array)
+    with damage_told(url):
+        return attributes, _read(url, array, False)
+
+
+def _told(url: str) -> tuple[Any, dict[str, Any]]:
+    """Open a model whose metadata may be read."""
+    group = open_group(url)
+    attributes = dict(group.attrs)
+    check_told(url, attributes)
+    if isinstance(group.store, LocalStore):
+        check_files(url, group.store.root.rglob(ROOT), SMALL_BYTES)
+    return group, attributes
+
+
+def _check_chunks(url: str, *arrays: Any) -> None:
+    """Refuse what is no file of a chunk: a pipe would keep us waiting."""
+    for array in arrays:
+        if isinstance(array.store, LocalStore):
+            chunk_bytes = math.prod(array.chunks) * array.dtype.itemsize
+            files = (array.store.root / array.path).rglob("*")
+            check_files(url, files, 2 * chunk_bytes + SMALL_BYTES)
 
 
 def _read(url: str, array: Any, lazy: bool) -> Any:

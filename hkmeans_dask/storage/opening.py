@@ -6,6 +6,7 @@ a store that has another status is refused. Nothing is ever unpickled.
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,15 @@ import zarr.errors
 from hkmeans_dask.storage.packed import stored
 from hkmeans_dask.storage.replacing import standing
 from hkmeans_dask.storage.source import VARYING
+from hkmeans_dask.workspace.plain import is_file_of
 
 COMPLETE = "complete"
 
+METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
+"""Names of the files of metadata of both formats."""
+
+METADATA_BYTES = 2**30
+"""Bytes of one of them, at most."""
 
 UNKNOWN_CODEC = (
     numcodecs.errors.UnknownCodecError,
@@ -111,8 +118,10 @@ def open_group(url: str) -> Any:
 
 
 def _open(url: str, component: str | None) -> Any:
+    place = standing(location(url))
+    _refuse_no_files(place, component or "")
     try:
-        return zarr.open(standing(location(url)), path=component or "", mode="r")
+        return zarr.open(place, path=component or "", mode="r")
     except UNKNOWN_CODEC as error:
         raise ValueError(
             f"{url} has chunks in a codec that is not installed ({error}). Install the "
@@ -127,6 +136,16 @@ def _open(url: str, component: str | None) -> Any:
         if "rectilinear" in str(error).lower():  # off by default
             raise ValueError(f"{url} {VARYING}.") from error
         raise ValueError(f"{url} cannot be read as Zarr: {error}") from error
+
+
+def _refuse_no_files(place: str, component: str) -> None:
+    """Refuse metadata that are no file, but a pipe that would keep us waiting, say."""
+    if "://" in place:
+        return
+    for folder, name in itertools.product({"", component}, METADATA):
+        path = Path(place) / folder / name
+        if path.exists() and not is_file_of(path, METADATA_BYTES):
+            raise ValueError(f"{path} is no file of metadata. Write the store again.")
 
 
 def _refuse_incomplete(node: Any, url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import version
 from typing import Any, Self
 
 import dask.array as da
@@ -94,7 +95,14 @@ class ZarrPersistence:
         from hkmeans_dask.storage import models
 
         arrays, attributes = models.load(path, lazy=("labels",))
-        parameters = attributes.pop("parameters")
+        parameters, wrote = attributes.pop("parameters"), attributes.pop("hkmeans_dask")
+        known: Any = cls
+        if unknown := sorted(parameters.keys() - set(known._get_param_names())):
+            raise ValueError(
+                f"{path} has parameters that are not known here: {', '.join(unknown)}. "
+                f"Version {wrote} of hkmeans_dask wrote it, this is "
+                f"{version('hkmeans_dask')}. Upgrade to read it."
+            )
         parameters["init"] = arrays.pop("init", parameters["init"])
         model: Any = cls(**parameters)
         if not attributes.pop("lazy_labels"):

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hkmeans_dask.workspace.plain import is_file_of
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from hkmeans_dask.kmeans.kernels import Array
 
@@ -93,10 +96,34 @@ def _is_amount(value: Any) -> bool:
     return isinstance(value, Real) and 0 <= float(value) < float("inf")
 
 
-def check_arrays(
-    url: str, arrays: dict[str, Any], fitted: dict[str, Any], *, excludes: bool
-) -> None:
-    """Refuse arrays that are missing or do not fit each other.
+def check_files(url: str, paths: Iterable[Path], most: int) -> None:
+    """Refuse what is no plain file, or one of more bytes than it may have.
+
+    Raises
+    ------
+    ValueError
+    """
+    for path in paths:
+        if not path.is_dir() and not is_file_of(path, most):
+            raise ValueError(
+                f"{url} is damaged: {path} is no file of at most {most} bytes."
+            )
+
+
+def check_shapes(url: str, arrays: dict[str, Any], fitted: dict[str, Any]) -> None:
+    """Refuse arrays that are missing or whose shapes do not fit; reads nothing.
+
+    Raises
+    ------
+    ValueError
+    """
+    wrong = next(_misfits(arrays, fitted), None)
+    if wrong is not None:
+        raise ValueError(f"{url} is damaged: {wrong}.")
+
+
+def check_values(url: str, arrays: dict[str, Any], *, excludes: bool) -> None:
+    """Refuse values that do not fit each other.
 
     Features may be left out, in no cluster, only where the model `excludes` some.
 
@@ -104,7 +131,7 @@ def check_arrays(
     ------
     ValueError
     """
-    wrong = next(_misfits(arrays, fitted, excludes), None)
+    wrong = next(_wrong_values(arrays, excludes), None)
     if wrong is not None:
         raise ValueError(f"{url} is damaged: {wrong}.")
 
@@ -121,15 +148,13 @@ def check_labels(labels: Array, url: str, least: int, stop: int) -> Array:
     return labels
 
 
-def _misfits(
-    arrays: dict[str, Any], fitted: dict[str, Any], excludes: bool
-) -> Iterator[str]:
+def _misfits(arrays: dict[str, Any], fitted: dict[str, Any]) -> Iterator[str]:
     n_clusters, n_features = fitted["n_clusters"], fitted["n_features_in"]
     centers, coarse = arrays.get("cluster_centers"), arrays.get("coarse_centers")
     if centers is None or coarse is None or centers.ndim != 2 or coarse.ndim != 2:
         yield "its centers are missing"
         return
-    n_dims, n_big = centers.shape[1], len(coarse)
+    n_dims, n_big = centers.shape[1], coarse.shape[0]
     shapes = {
         "labels": ((n_features,), "i"),
         "sizes": ((n_clusters,), "i"),
@@ -144,16 +169,18 @@ def _misfits(
             yield f"the array {name} is missing"
         elif array.shape != shape or array.dtype.kind != kind:
             yield f"the array {name} has shape {array.shape} and dtype {array.dtype}"
-    sizes = arrays["sizes"]
-    n_excluded = n_features - int(sizes.sum())
+    compared = arrays.get("compared")
+    if compared is None or compared.ndim != 2 or compared.shape[0] not in (0, 1, n_big):
+        yield "the array compared is missing or has another shape"
+
+
+def _wrong_values(arrays: dict[str, Any], excludes: bool) -> Iterator[str]:
+    sizes, n_big = arrays["sizes"], len(arrays["coarse_centers"])
+    n_excluded = len(arrays["labels"]) - int(sizes.sum())
     if np.any(sizes < 1) or n_excluded < 0 or (n_excluded and not excludes):
         yield "its sizes are not those of its features"
     yield from _out_of_range("parents", arrays["parents"], 0, n_big)
-    compared = arrays.get("compared")
-    if compared is None or compared.ndim != 2 or len(compared) not in (0, 1, n_big):
-        yield "the array compared is missing or has another shape"
-        return
-    yield from _out_of_range("compared", compared, -1, n_clusters)
+    yield from _out_of_range("compared", arrays["compared"], -1, len(sizes))
 
 
 def _out_of_range(name: str, values: Array, least: int, stop: int) -> Iterator[str]:

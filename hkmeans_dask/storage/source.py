@@ -10,6 +10,7 @@ before the first read, and chunks that cannot be read are named.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import socket
 import time
@@ -36,6 +37,9 @@ WAITS = (0.1, 1.0)
 
 NAMED = 3
 """Unreadable chunks that an error names, at most."""
+
+MOST_CHUNKS = 10**8
+"""Chunks whose keys a client can hold; metadata may tell of any number."""
 
 DECODED = 8
 """Chunks of a block that Zarr decodes at the same time, at most (measured)."""
@@ -241,6 +245,12 @@ def _chunks_there(array: Any) -> tuple[str | None, frozenset[str] | None]:
     """
     sizes = unit(array)
     grid = [-(-n // max(1, size)) for n, size in zip(array.shape, sizes, strict=True)]
+    if math.prod(grid) > MOST_CHUNKS:
+        raise ValueError(
+            f"{array.store_path} of shape {array.shape} has {math.prod(grid)} chunks of "
+            f"shape {sizes}, more than {MOST_CHUNKS}. Store it in larger chunks or "
+            "shards."
+        )
     base = _prefix(array)
     keys = {base + array.metadata.encode_chunk_key(i) for i in np.ndindex(*grid)}
     listing = _listing(array)  # empty, without even the metadata: no way to list

@@ -32,10 +32,17 @@ def size_of(path: Path) -> int:
     return status.st_size
 
 
+def is_file_of(path: Path, most: int) -> bool:
+    """Whether a plain file is there, of so many bytes at most."""
+    with suppress(OSError):
+        return size_of(path) <= most
+    return False
+
+
 def read_small(path: Path) -> bytes | None:
     """Read a small file; None if something else is there, or nothing."""
     with suppress(OSError):
-        if size_of(path) <= SMALL_BYTES:
+        if is_file_of(path, SMALL_BYTES):
             return path.read_bytes()
     return None
 

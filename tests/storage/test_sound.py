@@ -2,17 +2,24 @@
 
 import json
 import random
+import resource
 import shutil
 
 import numpy as np
+import psutil
 import pytest
 import zarr
 
 from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.cli.commands import main
+from tests.damage import OF_FILES, Beside, device, folder, pipe, sparse
+from tests.slow import others_slow
 
 X = np.random.default_rng(0).normal(size=(200, 5)).astype("f4")
 JUNK = (None, 0, -1, 1e99, "x", [], {}, [1], True, 2**70, {"a": 1}, [-5], ["a"])
+SEEDS = [*range(25), *others_slow(range(24, 200))[1:]]
+LIMIT = 2 * 2**30
+"""Bytes of address space that commands may take of what is damaged, at most."""
 COMMANDS = (
     ("info", "w"),
     ("predict", "x", "w", "o", "--overwrite", "--quiet"),
@@ -49,20 +56,62 @@ def alter(node, chance):
         part[key] = chance.choice(JUNK)
 
 
-def damage(folder, chance):
+def altered(path, beside, chance):
+    metadata = json.loads(path.read_text())
+    alter(metadata, chance)
+    path.write_text(json.dumps(metadata))
+
+
+def swapped(path, beside, chance):
+    other = path.parents[2] / chance.choice(("labels", "sizes", "parents")) / path.name
+    other = other / "c" / "0" if path.name != "zarr.json" else other
+    if other.exists():
+        mine, its = path.read_bytes(), other.read_bytes()
+        path.write_bytes(its)
+        other.write_bytes(mine)
+
+
+def huge(path, beside, chance):
+    """Let metadata tell of more than there is anywhere."""
+    metadata = json.loads(path.read_text())
+    if "shape" in metadata:
+        size = chance.choice((2**31, 2**40, 2**62))
+        metadata["shape"][0] = size
+        if chance.random() < 0.5:
+            metadata["chunk_grid"]["configuration"]["chunk_shape"][0] = size
+    else:
+        told = metadata["attributes"]
+        told["fitted"]["n_features_in"] = told["input"]["shape"][0] = 2**62
+    path.write_text(json.dumps(metadata))
+
+
+def other_kind(path, beside, chance):
+    """Let the values of an array be of another kind, or codecs unpickle them."""
+    metadata = json.loads(path.read_text())
+    if "shape" in metadata:
+        kinds = ("float16", "complex128", "string", "bool", "variable_length_bytes")
+        metadata["data_type"] = chance.choice(kinds)
+        if chance.random() < 0.3:
+            metadata["codecs"][0] = {"name": "numcodecs.pickle", "configuration": {}}
+    path.write_text(json.dumps(metadata))
+
+
+def newer(path, beside, chance):
+    metadata = json.loads(path.read_text())
+    told = metadata["attributes"]
+    told["hkmeans_dask"] = "99.0"
+    if "parameters" in told:
+        told["parameters"]["of_later"] = 3
+    path.write_text(json.dumps(metadata))
+
+
+def damage(folder, beside, chance):
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    path = chance.choice([folder / "zarr.json", chance.choice(files)])
-    data = bytearray(path.read_bytes())
-    kind = chance.choice(["alter", "alter", "alter", "flip", "cut"])
-    if kind == "alter" and path.name == "zarr.json":
-        metadata = json.loads(data)
-        alter(metadata, chance)
-        data = json.dumps(metadata).encode()
-    elif kind == "cut":
-        data = data[: chance.randrange(50)]
-    elif data:
-        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-    path.write_bytes(data)
+    path = chance.choice([folder / "zarr.json", *files])
+    changes = (*OF_FILES, swapped)
+    if path.name == "zarr.json":
+        changes += (altered, altered, altered, altered, huge, other_kind, newer)
+    chance.choice(changes)(path, beside, chance)
 
 
 def others(folder):
@@ -71,20 +120,65 @@ def others(folder):
     return {path for path in folder.rglob("*") if not mine & {path, *path.parents}}
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("seed", range(25))
-def test_damaged_models_get_one_line(stores, monkeypatch, capsys, seed):
-    monkeypatch.chdir(stores)
-    shutil.rmtree("w", ignore_errors=True)
-    shutil.copytree("m", "w")
+@pytest.fixture
+def little_memory():
+    """Let this process not take much more memory than it has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    taken = psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_AS, (taken + LIMIT, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.fixture
+def beside(tmp_path):
+    """Give what is elsewhere, and must stay as it is."""
+    return Beside(tmp_path)
+
+
+def tried(stores, capsys, beside):
+    """Run all commands on what was damaged."""
     before = others(stores)
-    damage(stores / "w", random.Random(seed))
     for command in COMMANDS:
         code = main([*command])
         said = capsys.readouterr().err.splitlines()
-        assert code in (0, 2)
+        assert code in (0, 2), said
         assert len([line for line in said if "error" in line]) == (code == 2), said
     assert others(stores) == before
+    assert beside.seen() == beside.before
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("little_memory")
+@pytest.mark.parametrize("seed", SEEDS)
+def test_damaged_models_get_one_line(stores, monkeypatch, capsys, beside, seed):
+    monkeypatch.chdir(stores)
+    shutil.rmtree("w", ignore_errors=True)
+    shutil.copytree("m", "w")
+    damage(stores / "w", beside, random.Random(seed))
+    tried(stores, capsys, beside)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("change", [pipe, device, sparse, folder])
+@pytest.mark.parametrize("name", ["zarr.json", "sizes/zarr.json", "sizes/c/0"])
+@pytest.mark.usefixtures("little_memory")
+def test_what_is_no_file_of_a_model_is_never_read(
+    stores, monkeypatch, capsys, beside, change, name
+):
+    monkeypatch.chdir(stores)
+    shutil.rmtree("w", ignore_errors=True)
+    shutil.copytree("m", "w")
+    change(stores / "w" / name, beside, random.Random(0))
+    tried(stores, capsys, beside)
+    assert main(["info", "w"]) == 2
+
+
+def test_a_model_of_a_newer_version_is_called_so(stores, tmp_path):
+    shutil.copytree(stores / "m", tmp_path / "m")
+    newer(tmp_path / "m/zarr.json", None, None)
+    with pytest.raises(ValueError, match=r"of_later.* Version 99\.0 .* this is"):
+        HierarchicalKMeans.from_zarr(tmp_path / "m")
 
 
 @pytest.mark.parametrize("name", ["fitted", "seed", "input"])

@@ -29,6 +29,7 @@ from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.kmeans import sampling
 from hkmeans_dask.stages import label
 from hkmeans_dask.workspace.files import LAYOUT
+from tests.damage import ANYWHERE, OF_FILES, Beside, device, sparse
 from tests.resuming import interrupt, only, same
 from tests.strategies import quick
 
@@ -89,22 +90,6 @@ def afresh(parent, work):
     return only(work)
 
 
-class Beside:
-    """What is beside the folder of a fit, and must stay as it is."""
-
-    def __init__(self, parent):
-        self.folder, self.file = parent / "outside", parent / "outside" / "file"
-        self.folder.mkdir()
-        self.file.write_bytes(b"precious")
-        self.pickled = self.folder / "pickled"
-        self.before = self.seen()
-
-    def seen(self):
-        """Look at what is there now."""
-        status = os.stat(self.file)
-        return sorted(os.listdir(self.folder)), self.file.read_bytes(), status.st_mtime
-
-
 class Opened:
     """Leaves a trace where it is unpickled."""
 
@@ -119,26 +104,6 @@ class Opened:
 # What becomes of a file
 
 
-def cut(path, beside, chance):
-    data = path.read_bytes()
-    path.write_bytes(data[: chance.randrange(len(data) + 1)])
-
-
-def flip(path, beside, chance):
-    data = bytearray(path.read_bytes())
-    for _ in range(chance.randint(1, 3) if data else 0):
-        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-    path.write_bytes(data)
-
-
-def longer(path, beside, chance):
-    path.write_bytes(path.read_bytes() + chance.randbytes(30))
-
-
-def gone(path, beside, chance):
-    path.unlink()
-
-
 def swapped(path, beside, chance):
     other = chance.choice(files(path.parent))
     mine, its = path.read_bytes(), other.read_bytes()
@@ -150,39 +115,8 @@ def copied(path, beside, chance):
     path.write_bytes(chance.choice(files(path.parent)).read_bytes())
 
 
-def noise(path, beside, chance):
-    path.write_bytes(chance.randbytes(chance.choice([0, 16, 1000])))
-
-
 def text(path, beside, chance):
     path.write_text(chance.choice(["{}", "[" * 9999, '{"crc": 0, "fit": ""}', "null"]))
-
-
-def folder(path, beside, chance):
-    path.unlink(missing_ok=True)
-    path.mkdir()
-    (path / "file").write_bytes(b"file")
-
-
-def link(path, beside, chance):
-    path.unlink(missing_ok=True)
-    targets = (beside.file, beside.folder, beside.folder / "new", path, "..", ".")
-    path.symlink_to(chance.choice(targets))
-
-
-def pipe(path, beside, chance):
-    path.unlink(missing_ok=True)
-    os.mkfifo(path)
-
-
-def device(path, beside, chance):
-    path.unlink(missing_ok=True)
-    path.symlink_to(chance.choice(["/dev/zero", "/dev/full", "/dev/null"]))
-
-
-def sparse(path, beside, chance):
-    with path.open("ab") as file:
-        file.truncate(2**36)
 
 
 def pickled(path, beside, chance):
@@ -262,12 +196,9 @@ def newer(path, beside, chance):
 
 
 CHANGES = (
-    *(cut, flip, longer, gone, swapped, copied, noise, text, pickled, saved_by_numpy),
-    *(forged, larger_than_it_is, newer, sparse, folder, link, pipe, device),
+    *(*OF_FILES, swapped, copied, text, pickled, saved_by_numpy),
+    *(forged, larger_than_it_is, newer),
 )
-
-ANYWHERE = (folder, link, pipe, device)
-"""Those that need no file to begin with."""
 
 
 def files(parent):
