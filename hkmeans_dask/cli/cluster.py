@@ -67,6 +67,8 @@ class Cluster:
             from distributed import Client
             from distributed.comm.addressing import resolve_address
 
+            # That the scheduler has gone is said where a command ends by it.
+            logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
             resolve_address(self.address)  # fails first, without a Client left behind
             with Client(self.address), _deaths_explained():
                 yield
@@ -109,8 +111,8 @@ class Cluster:
 
 @contextmanager
 def _deaths_explained() -> Iterator[None]:
-    """Say what to do when workers died."""
-    from distributed import KilledWorker
+    """Say what to do when workers died, or the scheduler."""
+    from distributed import CancelledError, KilledWorker
 
     try:
         yield
@@ -118,6 +120,11 @@ def _deaths_explained() -> Iterator[None]:
         raise ValueError(
             f"Workers died, most likely of memory: {error} Give each more "
             "(--memory-limit), or store the input in smaller chunks."
+        ) from error
+    except CancelledError as error:
+        raise ConnectionError(
+            f"The scheduler has gone: {error} Run the command again where one is; with "
+            "--work-dir a fit goes on where it stopped."
         ) from error
 
 

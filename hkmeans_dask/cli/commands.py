@@ -22,7 +22,7 @@ import click
 from hkmeans_dask import __version__
 from hkmeans_dask.cli.cluster import Cluster, threads
 from hkmeans_dask.cli.inputs import fills_explained, open_values
-from hkmeans_dask.cli.messages import PROGRAM, say, say_error, show_warning
+from hkmeans_dask.cli.messages import PROGRAM, printable, say, say_error, show_warning
 from hkmeans_dask.cli.options import (
     debugging,
     every_parameter,
@@ -67,6 +67,7 @@ def main(args: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings(), terminable():
         warnings.showwarning = show_warning
         try:
+            _check_text(sys.argv[1:] if args is None else args)
             commands(args, prog_name=PROGRAM, standalone_mode=False, obj=wanted)
         except click.Abort:
             say("interrupted", "what was not complete is removed.")
@@ -79,9 +80,23 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _check_text(args: Sequence[str]) -> None:
+    """Refuse what can be no name of a file, nor anything else."""
+    for arg in args:
+        if not arg or "\0" in arg:
+            raise click.UsageError(
+                f"{arg!r} was given, but no argument should be empty or have a null "
+                "character."
+            )
+
+
 def _print_table(rows: Iterable[tuple[str, object]]) -> None:
     for name, value in rows:
-        click.echo(f"{name:<26}{value}")
+        _print(f"{name:<26}{value}")
+
+
+def _print(text: str) -> None:
+    click.echo(printable(text))
 
 
 @click.group(
@@ -267,7 +282,7 @@ def _write(
         runner = Runner.find(result, in_memory=False)
         with phase(name, {}):
             outputs.fill(place, result, runner.write)
-    click.echo(
+    _print(
         f"{output}: {result.shape} {result.dtype}, {time.perf_counter() - start:.1f} s"
     )
 
@@ -352,7 +367,7 @@ def report(
     _check_output(output, overwrite, [model_path])
     model = HierarchicalKMeans.from_zarr(model_path)
     model.report(output, shape=shape, overwrite=overwrite)
-    click.echo(output)
+    _print(output)
 
 
 @commands.command()
@@ -375,7 +390,7 @@ def demo(output: Path, n_clusters: int, overwrite: bool) -> None:
 
     with threads():
         _print_table(demo.run(output, n_clusters, overwrite=overwrite))
-    click.echo(f"\n{demo.next_steps(output)}")
+    _print(f"\n{demo.next_steps(output)}")
 
 
 if __name__ == "__main__":

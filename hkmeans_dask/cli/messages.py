@@ -29,7 +29,12 @@ OURS = str(Path(hkmeans_dask.__file__).parent)
 
 def say(kind: str, text: str) -> None:
     """Write one line to stderr."""
-    write(f"{PROGRAM}: {kind}: {' '.join(text.split())}")
+    write(f"{PROGRAM}: {kind}: {' '.join(printable(text).split())}")
+
+
+def printable(text: str) -> str:
+    """Replace what is no text in names of files."""
+    return text.encode(errors="replace").decode()
 
 
 def show_warning(

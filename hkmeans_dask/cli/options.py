@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hkmeans_dask.cli.cluster import Cluster
+from hkmeans_dask.workspace.plain import read_small
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +52,7 @@ def _computing(command: Command) -> Command:
 
 def _address_in(scheduler_file: Path) -> str:
     try:
-        return str(json.loads(scheduler_file.read_text())["address"])
+        return str(json.loads(read_small(scheduler_file) or b"")["address"])
     except (ValueError, KeyError, TypeError) as error:
         raise click.UsageError(
             f"{scheduler_file} is not a file that a dask scheduler wrote. Start one "

@@ -16,7 +16,7 @@ from zarr.storage import LocalStore
 
 from hkmeans_dask.storage.opening import open_group
 from hkmeans_dask.storage.outputs import CHUNK_BYTES, complete, writing
-from hkmeans_dask.storage.replacing import ROOT
+from hkmeans_dask.storage.replacing import ROOT, taken_as_is
 from hkmeans_dask.storage.sound import (
     check_files,
     check_labels,
@@ -39,7 +39,10 @@ def save(
     """Write a model: arrays chunk by chunk, attributes, then the status."""
     with writing(url, overwrite=overwrite) as place:
         group = zarr.create_group(
-            place, attributes={"status": "writing"}, overwrite=True, zarr_format=3
+            taken_as_is(place),
+            attributes={"status": "writing"},
+            overwrite=True,
+            zarr_format=3,
         )
         for name, values in arrays.items():
             row_bytes = max(1, values.dtype.itemsize * math.prod(values.shape[1:]))

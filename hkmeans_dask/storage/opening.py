@@ -17,7 +17,7 @@ import zarr
 import zarr.errors
 
 from hkmeans_dask.storage.packed import stored
-from hkmeans_dask.storage.replacing import standing
+from hkmeans_dask.storage.replacing import resolve, standing, taken_as_is
 from hkmeans_dask.storage.source import VARYING
 from hkmeans_dask.workspace.plain import is_file_of
 
@@ -121,7 +121,7 @@ def _open(url: str, component: str | None) -> Any:
     place = standing(location(url))
     _refuse_no_files(place, component or "")
     try:
-        return zarr.open(place, path=component or "", mode="r")
+        return zarr.open(taken_as_is(place), path=component or "", mode="r")
     except UNKNOWN_CODEC as error:
         raise ValueError(
             f"{url} has chunks in a codec that is not installed ({error}). Install the "
@@ -129,8 +129,9 @@ def _open(url: str, component: str | None) -> Any:
         ) from error
     except (*NOTHING_THERE, zarr.errors.BaseZarrError) as error:
         name = f"{url} (component {component})" if component else url
+        zipped = " A ZIP archive is zip://::PATH." if url.endswith(".zip") else ""
         raise FileNotFoundError(
-            f"{name} is not there, or is no Zarr array or group."
+            f"{name} is not there, or is no Zarr array or group.{zipped}"
         ) from error
     except ValueError as error:
         if "rectilinear" in str(error).lower():  # off by default
@@ -139,8 +140,9 @@ def _open(url: str, component: str | None) -> Any:
 
 
 def _refuse_no_files(place: str, component: str) -> None:
-    """Refuse metadata that are no file, but a pipe that would keep us waiting, say."""
+    """Refuse what would keep us waiting: metadata that are a pipe; no such URL."""
     if "://" in place:
+        resolve(place)
         return
     for folder, name in itertools.product({"", component}, METADATA):
         path = Path(place) / folder / name

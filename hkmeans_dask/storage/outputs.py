@@ -139,7 +139,7 @@ def create_array(
     written too, so that a chunk that is not there is always one that went missing.
     """
     return zarr.create_array(
-        place,
+        replacing.taken_as_is(place),
         shape=shape,
         chunks=chunks,
         dtype=dtype,

@@ -51,9 +51,31 @@ def standing(place: str) -> str:
 
 def remote(place: str) -> tuple[Any, str]:
     """Give file system and path of a URL; what others wrote meanwhile is seen."""
-    system, path = url_to_fs(place)
+    system, path = resolve(place)
     system.invalidate_cache()
     return system, path.rstrip("/")
+
+
+def taken_as_is(place: str) -> str | Path:
+    """Give a place as Zarr takes it: of a text it would drop ``?`` and line ends."""
+    return place if "://" in place else Path(place)
+
+
+def resolve(place: str) -> tuple[Any, str]:
+    """Give file system and path of a URL.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or not enough to reach what it names.
+    """
+    if place.startswith("zip://") and "::" not in place:
+        raise ValueError(f"{place} names no archive. Give zip://::PATH of one.")
+    try:
+        found: tuple[Any, str] = url_to_fs(place)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{place} is no URL that can be opened: {error}.") from error
+    return found
 
 
 def replace(new: Path, path: Path) -> None:

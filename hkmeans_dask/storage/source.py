@@ -247,9 +247,8 @@ def _chunks_there(array: Any) -> tuple[str | None, frozenset[str] | None]:
     grid = [-(-n // max(1, size)) for n, size in zip(array.shape, sizes, strict=True)]
     if math.prod(grid) > MOST_CHUNKS:
         raise ValueError(
-            f"{array.store_path} of shape {array.shape} has {math.prod(grid)} chunks of "
-            f"shape {sizes}, more than {MOST_CHUNKS}. Store it in larger chunks or "
-            "shards."
+            f"{array.store_path} has {math.prod(grid)} chunks (of shape {sizes}), but "
+            f"{MOST_CHUNKS} are read at most. Store it in larger ones, or in shards."
         )
     base = _prefix(array)
     keys = {base + array.metadata.encode_chunk_key(i) for i in np.ndindex(*grid)}
