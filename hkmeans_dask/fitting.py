@@ -16,6 +16,7 @@ from dask.utils import format_bytes
 from sklearn.utils import check_random_state
 
 from hkmeans_dask.inputs.fit_key import identify, is_known
+from hkmeans_dask.kmeans.finite import not_squared
 from hkmeans_dask.kmeans.hierarchy import Hierarchy
 from hkmeans_dask.planning import memory
 from hkmeans_dask.planning.job import (
@@ -173,6 +174,8 @@ def _run_stages(
             "X changed while it was read: the training rows of the first pass are not "
             "those of the last one. Fit again when nothing writes to it."
         )
+    if not np.isfinite(labels.inertia).all():
+        raise ValueError(not_squared(found["fine"].dtype))
     return Hierarchy.of(found), labels, int(found["passes"])
 
 

@@ -47,6 +47,33 @@ def not_finite(bad: Bad, which: str = "the first") -> str:
     )
 
 
+def check_squares(points: Array) -> None:
+    """Refuse points whose squared norms their dtype cannot hold, or not tell from 0.
+
+    The least that is told from 0 has a few digits left.
+
+    Raises
+    ------
+    ValueError
+    """
+    largest = float(max(points.max(initial=0), -points.min(initial=0)))
+    known = np.finfo(points.dtype)
+    least, most = np.sqrt(float(known.tiny)) / 32, np.sqrt(float(known.max)) / 2
+    if largest * np.sqrt(points.shape[1]) > most:
+        scaled = points / points.dtype.type(largest)
+        largest *= float(np.sqrt(np.einsum("ij,ij->i", scaled, scaled).max()))
+    if largest and not least <= largest <= most:
+        raise ValueError(not_squared(points.dtype))
+
+
+def not_squared(dtype: Any) -> str:
+    """Say that values cannot be squared, and what to do."""
+    return (
+        f"Values of X differ by too much, or too little, for {dtype} to hold the "
+        "squares of their differences. Rescale X by a power of two, or pass float64."
+    )
+
+
 def unmasked(values: Any, name: str = "X") -> Any:
     """Give back what is no masked array; NumPy would take masked values as they are.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hkmeans_dask.kmeans import kernels
+from hkmeans_dask.kmeans import finite, kernels
 from hkmeans_dask.kmeans.axes import (
     ALL_DIMENSIONS,
     AXES_ROWS,
@@ -111,6 +111,7 @@ def _train(
     if init is not None:
         points, weights = init.astype(points.dtype), None
     points -= offset
+    finite.check_squares(points)
     n_big = min(n_big, len(points))
     axes = ALL_DIMENSIONS
     if init is None:
