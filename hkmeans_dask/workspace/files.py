@@ -212,14 +212,14 @@ class OnDisk:
         """
         arrays[OF] = np.array(of, np.uint64)
         with self.writing(name) as file:
-            plain = {key: np.asarray(array, order="C") for key, array in arrays.items()}
+            whole = {key: np.asarray(array, order="C") for key, array in arrays.items()}
             layout = {
-                key: (array.dtype.str, array.shape) for key, array in plain.items()
+                key: (array.dtype.str, array.shape) for key, array in whole.items()
             }
             with zipfile.ZipFile(file, "w") as archive:
                 archive.comment = self.whose(name)
                 archive.writestr(LAYOUT, json.dumps(layout))
-                for key, array in plain.items():
+                for key, array in whole.items():
                     with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
                         np.lib.format.write_array(member, array, allow_pickle=False)
         return Record(self, name)
