@@ -166,6 +166,9 @@ class Projection(NamedTuple):
     tasks: dict[str, int]
     """Peak of the largest task of each stage, besides what is held."""
 
+    model: int = 0
+    """Centers that tasks share which label features."""
+
     def peak(self, n_threads: int = 1) -> int:
         """Peak of a process that runs so many tasks at once.
 
@@ -174,7 +177,9 @@ class Projection(NamedTuple):
         """
         reading = [size for name, size in self.tasks.items() if name in LAST]
         training = [size for name, size in self.tasks.items() if name not in LAST]
-        peak = max(self.held + n_threads * max(training), n_threads * max(reading))
+        training_peak = self.held + n_threads * max(training)
+        training_peak += self.model * ("rows" in self.tasks)
+        peak = max(training_peak, self.model + n_threads * max(reading))
         return peak if n_threads == 1 else int(SHARED * peak)
 
     def least_limit(self, n_threads: int = 1) -> int:
@@ -216,7 +221,11 @@ def project(sizes: Sizes, *, on_disk: bool) -> Projection:
     if sizes.copy_bytes:
         tasks = {"copy": sizes.copy_bytes, **tasks}
     tasks = {name: int(SPARE * size) + SMALL for name, size in tasks.items()}
-    return Projection(0 if on_disk else sizes.rows, tasks)
+    return Projection(0 if on_disk else sizes.rows, tasks, _model(sizes))
+
+
+def _model(sizes: Sizes) -> int:
+    return (sizes.n_clusters + sizes.n_big) * sizes.row
 
 
 def _n_kept(sizes: Sizes) -> int:
@@ -314,7 +323,7 @@ def _label(sizes: Sizes) -> int:
     cast = sizes.block_rows * sizes.row * sizes.cast
     labels = sizes.block_rows * (5 * LABEL + sizes.itemsize) + sizes.block_weights
     keys = 2 * LABEL * min(KEYS_AT_ONCE, sizes.block_rows)
-    centers = 3 * (sizes.n_clusters + sizes.n_big) * sizes.row
+    centers = 2 * _model(sizes)
     work = cast + labels + max(_kept(sizes) + keys, tiles(sizes.n_clusters, sizes))
     return centers + block + max(sizes.read_bytes, work)
 
@@ -328,7 +337,7 @@ def _rows(sizes: Sizes) -> int:
     part = sizes.part_rows * sizes.kept_row if sizes.copied else 0
     rows = min(sizes.part_rows, ROWS_TOGETHER // max(1, sizes.kept_row) + 1)
     labels = rows * (5 * LABEL + sizes.itemsize)
-    centers = 3 * (sizes.n_clusters + sizes.n_big) * sizes.row
+    centers = 2 * _model(sizes)
     sums = sizes.n_clusters * sizes.n_samples * 8
     work = 3 * rows * sizes.kept_row + labels + tiles(sizes.n_clusters, sizes)
     tried = 4 * TRIED_ROWS * sizes.kept_row + tiles(sizes.n_clusters, sizes)

@@ -127,12 +127,13 @@ def plan_fit(job: Job, stored_bytes: int, work_dir: Any) -> Plan:
     rows_on_disk = rows_go_to_disk(job, sizes, durable=durable)
     large = not features.in_memory and 4 * sizes.n_features > LABEL_BYTES
     written = _rows_written(sizes) if rows_on_disk else 0
-    labels = _labels_written(sizes, chunks) if durable or large else 0
+    files = (rows_on_disk, durable or large)
+    labels = _labels_written(sizes, chunks) if files[1] else 0
     copied = 0 if features.whole else features.blocks.nbytes
     projected = memory.project(sizes, on_disk=rows_on_disk)
     n_threads = 1 if job.runner.client else job.runner.n_threads
     n_reads = 2 + sizes.refine
-    tasks = _tasks(sizes, chunks, job.allocation == "inertia")
+    tasks = _tasks(sizes, chunks, job.allocation == "inertia", files)
     if copied:
         tasks = {"copy": features.blocks.npartitions, **tasks}
     return Plan(
@@ -151,7 +152,10 @@ def plan_fit(job: Job, stored_bytes: int, work_dir: Any) -> Plan:
     )
 
 
-def _tasks(sizes: Sizes, chunks: tuple[int, ...], by_inertia: bool) -> dict[str, int]:
+def _tasks(
+    sizes: Sizes, chunks: tuple[int, ...], by_inertia: bool, files: tuple[bool, bool]
+) -> dict[str, int]:
+    """Tasks of each stage; whether the model is in a file, and whether labels are."""
     n_parts = sizes.n_parts
     n_groups = len(group_blocks(chunks)[1]) - 1
     counts = -(-sizes.n_big // COUNTED_TOGETHER)
@@ -163,12 +167,13 @@ def _tasks(sizes: Sizes, chunks: tuple[int, ...], by_inertia: bool) -> dict[str,
         "fine": sizes.n_big + 3,  # all parts, the axes, the model
     }
     if sizes.beyond:
-        each = n_parts + _merges(n_parts) + 2
+        each = n_parts + _merges(n_parts) + 2 + files[0]
         tasks["rows"] = 2 + MOST_PASSES * each
     if sizes.refine:
         merges = _merges(len(chunks))
-        tasks["refine"] = 2 + sizes.refine * (len(chunks) + merges + 2)
-    return tasks | {"label": len(chunks) + n_groups}
+        tasks["refine"] = 2 + sizes.refine * (len(chunks) + merges + 2 + files[0])
+    # The model read from its file, and its checksum.
+    return tasks | {"label": len(chunks) + n_groups + sum(files)}
 
 
 def _merges(n_blocks: int) -> int:

@@ -139,7 +139,7 @@ def look_beyond(
     lowest = last = np.inf
     shares = _shares(n_rows, int(partitions.shares.sum()))
     for number, share in enumerate(shares, 1):
-        sums = partial(_sums_of_rows, partitions, state, share)
+        sums = partial(_sums_of_rows, partitions, share)
         how = (workspace, runner, MOST_PASSES, weight_exponent)
         move = partial(_move, share)
         state, outcome = pass_over(f"rows-{number}", sums, move, state, *how)
@@ -178,7 +178,7 @@ def _shares(n_rows: int, n_clusters: int) -> Iterator[float]:
         share = min(1.0, 2 * share)
 
 
-def _sums_of_rows(partitions: Partitions, state: Any, share: float) -> list[Delayed]:
+def _sums_of_rows(partitions: Partitions, share: float, state: Any) -> list[Delayed]:
     weighted = partitions.coarse.weighted
     what = (state, share, weighted)
     return [task("rows", _sum_rows, part, *what) for part in partitions.source]

@@ -19,6 +19,7 @@ from hkmeans_dask.kmeans.hierarchy import EXCLUDED, Hierarchy
 from hkmeans_dask.runtime.tasks import carried, map_blocks, names, task
 from hkmeans_dask.workspace.files import Record, digest
 from hkmeans_dask.workspace.labels import StoredLabels
+from hkmeans_dask.workspace.records import at_hand
 
 if TYPE_CHECKING:
     from hkmeans_dask.inputs.arrays import Features
@@ -107,6 +108,7 @@ def label_features(
     limit = None
     if features.in_place is None:
         limit = sampling.key_limit(seed, sum(chunks), n_rows, features.weights)
+    model = at_hand(model, runner)
     options = (model, seed, limit, features.weight_blocks(), again)
     labelled = [
         row[0] for row in map_blocks("label", _label, features.blocks, *options)
@@ -114,7 +116,7 @@ def label_features(
     groups, needed = [], []
     of = None
     if workspace.on_disk:
-        of = _digest(*runner.compute(model))
+        (of,) = runner.compute(task("digest", _digest, model))
     bounds, cuts = group_blocks(chunks)
     for number, (first, last) in enumerate(itertools.pairwise(cuts)):
         name = f"labels-{number}"

@@ -104,18 +104,18 @@ def refine(
     """
     model = task("widen", _widen, model, exact)
     for number in range(1, n_passes + 1):
-        what = (features.blocks, model, features.weight_blocks())
+        sums = partial(_sums, features.blocks, features.weight_blocks())
         name, rounds = f"refine-{number}", n_passes - number + 1
         how = (workspace, runner, rounds, features.weight_exponent)
         move = partial(_move, exact)
-        model, outcome = pass_over(name, partial(_sums, *what), move, model, *how)
+        model, outcome = pass_over(name, sums, move, model, *how)
         if outcome.gain <= TOLERANCE * outcome.inertia and not outcome.seeded:
             break
     final = task("model", _save, model, number, workspace)
     return runner.hold([final], handles=workspace.on_disk)[0]
 
 
-def _sums(blocks: da.Array, model: Any, weights: da.Array | None) -> list[Delayed]:
+def _sums(blocks: da.Array, weights: da.Array | None, model: Any) -> list[Delayed]:
     return [row[0] for row in map_blocks("refine", _sum, blocks, model, weights)]
 
 

@@ -58,6 +58,10 @@ LAYOUT = "layout.json"
 """The member of an archive that has dtype and shape of each array."""
 
 
+READ_BYTES = 2**20
+"""Bytes of an array that are read at once from a file."""
+
+
 class Damaged(RuntimeError):
     """A workspace file is not what was written."""
 
@@ -113,6 +117,11 @@ class Record:
             array: Array = file[key]
         return array
 
+    def load(self) -> dict[str, Array]:
+        """Read all arrays."""
+        with self._workspace.reading(self._name) as file:
+            return {name: file[name] for name in file.names()}
+
 
 class _Archive:
     """A file of arrays; each is read as a whole, or its checksum would not be."""
@@ -125,13 +134,30 @@ class _Archive:
         self._file = file
 
     def __getitem__(self, key: str) -> Array:
-        """Read one array."""
-        kind, shape = json.loads(self._file.read(LAYOUT))[key]
-        data, dtype = self._file.read(f"{key}.npy"), np.dtype(kind)
-        size = math.prod(shape)
-        header = len(data) - dtype.itemsize * size
-        array: Array = np.frombuffer(data, dtype, size, header).reshape(shape)
-        return array.copy()
+        """Read one array, straight to where it stays."""
+        kind, shape = self._layout()[key]
+        n_bytes = math.prod(shape) * np.dtype(kind).itemsize
+        header = self._file.getinfo(f"{key}.npy").file_size - n_bytes
+        if header < 0:
+            raise EOFError("it ends too early")
+        array: Array = np.empty(shape, kind)
+        content = memoryview(array.reshape(-1).view(np.uint8))
+        with self._file.open(f"{key}.npy") as member:
+            if len(member.read(header)) < header:
+                raise EOFError("it ends too early")
+            for start in range(0, len(content), READ_BYTES):
+                some = content[start : start + READ_BYTES]
+                if member.readinto(some) < len(some):  # type: ignore[attr-defined]
+                    raise EOFError("it ends too early")
+            member.read(1)  # at its end it compares the checksum
+        return array
+
+    def names(self) -> list[str]:
+        """List the arrays."""
+        return list(self._layout())
+
+    def _layout(self) -> Any:
+        return json.loads(self._file.read(LAYOUT))
 
     def __contains__(self, key: str) -> bool:
         """Whether it has an array of that name."""
@@ -322,7 +348,7 @@ def digest(*arrays: Array) -> int:
     """Give a checksum of arrays, by which to know what was derived from them."""
     found = 0
     for array in arrays:
-        found = zlib.crc32(array.tobytes(), found)
+        found = zlib.crc32(np.ascontiguousarray(array), found)
     return found
 
 

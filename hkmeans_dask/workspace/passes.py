@@ -16,6 +16,7 @@ import numpy as np
 from hkmeans_dask.kmeans.moves import Outcome, merge
 from hkmeans_dask.kmeans.sums import FAN_IN
 from hkmeans_dask.runtime.tasks import names, task
+from hkmeans_dask.workspace.records import at_hand
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 def pass_over(
     name: str,
-    make_sums: Callable[[], list[Delayed]],
+    make_sums: Callable[[Any], list[Delayed]],
     move: Callable[..., Arrays],
     model: Any,
     workspace: InMemory | OnDisk,
@@ -42,7 +43,7 @@ def pass_over(
     """Make one pass, unless it has been made; give the model and what it came to."""
     moved, count = workspace.find(name), []
     if moved is None:
-        sums = make_sums()
+        sums = make_sums(at_hand(model, runner))
         count = names(sums)
         moved = task("move", move, _merged(sums), model, workspace, name)
     on_disk = workspace.on_disk

@@ -7,13 +7,40 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hkmeans_dask.kmeans.axes import ALL_DIMENSIONS
-from hkmeans_dask.workspace.files import digest
+from hkmeans_dask.runtime.tasks import task
+from hkmeans_dask.workspace.files import Record, digest
 
 if TYPE_CHECKING:
+    from hkmeans_dask.kmeans.hierarchy import Arrays
     from hkmeans_dask.kmeans.kernels import Array, Index
+    from hkmeans_dask.runtime.execution import Runner
 
 Parts = list[Any]
 """Training rows, part by part: `rows.Rows` or `StoredRows`, or Delayed of them."""
+
+
+def at_hand(model: Any, runner: Runner) -> Any:
+    """Have a model in a file read by one task, for all that need it.
+
+    A worker gets it once, not with each block, and keeps it as long as it is needed.
+
+    Parameters
+    ----------
+    model : Delayed of mapping, or Record
+    runner : Runner
+
+    Returns
+    -------
+    model : Delayed of mapping
+        Already computed.
+    """
+    if not isinstance(model, Record):
+        return model
+    return runner.hold([task("model", _load, model)], handles=False)[0]
+
+
+def _load(model: Record) -> Arrays:
+    return model.load()
 
 
 class Coarse(NamedTuple):

@@ -97,6 +97,9 @@ def test_threads_share_what_is_held():
     projected = Projection(50, {"sample": 100, "fine": 80, "label": 500})
     assert projected.peak(1) == 500
     assert projected.peak(2) == int(1.15 * 1000)
+    shared = projected._replace(model=30)
+    assert shared.peak(1) == 530
+    assert shared.peak(2) == int(1.15 * 1030), "threads share the centers"
     projected = Projection(50, {"sample": 100, "label": 10})
     assert projected.peak(1) == 150
 
