@@ -127,8 +127,7 @@ def label_features(
             needed += names(blocks)
         groups.append(found)
     done = list(runner.compute(*groups, count=needed))
-    sizes: Index = np.sum([group["sizes"] for group in done], axis=0)
-    inertia: Array = np.sum([group["inertia"] for group in done], axis=0)
+    sizes, inertia = (_added(done, name) for name in ("sizes", "inertia"))
     total = sum(int(group["total"]) for group in done) % 2**64
     logger.debug(
         "%d clusters of %d to %d features, inertia %.6g",
@@ -136,6 +135,14 @@ def label_features(
         np.ldexp(inertia.sum(), features.weight_exponent),
     )
     return Labels(done, bounds, sizes, inertia, total)
+
+
+def _added(groups: list[Arrays], name: str) -> Array:
+    """Add up an array of all groups, of which two are read at a time."""
+    total = groups[0][name].copy()
+    for group in groups[1:]:
+        total += group[name]
+    return total
 
 
 def _digest(model: Arrays) -> int:

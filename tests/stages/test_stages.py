@@ -1,6 +1,7 @@
 """The stages of a fit one by one, each against a plain NumPy version of itself."""
 
 import itertools
+import weakref
 from typing import NamedTuple
 
 import dask
@@ -479,6 +480,29 @@ def test_labels_sizes_and_inertia_of_all_blocks(new, several, heights, dtype, la
     in_groups = np.diff(found.bounds)
     assert in_groups.sum() == 97
     assert (in_groups[:-1] >= 30).all() if several else len(in_groups) == 1
+
+
+def test_sizes_and_inertia_of_groups_are_added_one_after_the_other():
+    """With 100,000 clusters those of 10^9 features would be 6 GB."""
+    alive, most = set(), [0]
+
+    class Group:
+        """One array, read anew each time."""
+
+        def __init__(self, values):
+            self.values = values
+
+        def __getitem__(self, name):
+            found = self.values.copy()
+            alive.add(id(self))
+            weakref.finalize(found, alive.discard, id(self))
+            most[0] = max(most[0], len(alive))
+            return found
+
+    values = np.random.default_rng(0).normal(size=(50, 7))
+    total = label._added([Group(row) for row in values], "inertia")
+    assert np.array_equal(total, np.sum(values, axis=0)), "the same bits"
+    assert most[0] <= 3
 
 
 @pytest.mark.usefixtures("several")
