@@ -29,6 +29,7 @@ from hkmeans_dask.reporting.diagnostics import Diagnostics
 from hkmeans_dask.runtime.execution import peak_memory
 from hkmeans_dask.runtime.progress import shown
 from hkmeans_dask.stages.label import as_array
+from hkmeans_dask.storage.known import asked_once
 from hkmeans_dask.storage.persistence import ZarrPersistence
 
 if TYPE_CHECKING:
@@ -284,11 +285,11 @@ class HierarchicalKMeans(
         parameters = self.get_params(deep=False)
         checks.check_parameters(parameters)
         X, features = xarrays.unlabel(X, self.feature_axis)
-        job = self._job(X, feature_weight)
-        described = fit_key.describe(X, job.features, self._axis)
         seconds: dict[str, float] = {}
-        how = (parameters, described, seconds)
-        with shown(self.verbose):
+        with shown(self.verbose), asked_once():
+            job = self._job(X, feature_weight)
+            described = fit_key.describe(X, job.features, self._axis)
+            how = (parameters, described, seconds)
             places, hierarchy, labels, passes = fitted(job, X, *how)
         self._set_fitted(job.features, hierarchy, labels, places.owner)
         self.n_passes_ = passes + (2 if job.features.whole else 3)

@@ -27,6 +27,7 @@ from zarr.storage import FsspecStore, LocalStore
 
 from hkmeans_dask.compat import find_details, run_on_zarr
 from hkmeans_dask.storage.chunks import LocalChunks, lenient
+from hkmeans_dask.storage.known import once
 from hkmeans_dask.storage.packed import packing_of, stored
 
 if TYPE_CHECKING:
@@ -250,13 +251,19 @@ def _chunks_there(array: Any) -> tuple[str | None, frozenset[str] | None]:
             f"{array.store_path} has {math.prod(grid)} chunks (of shape {sizes}), but "
             f"{MOST_CHUNKS} are read at most. Store it in larger ones, or in shards."
         )
-    base = _prefix(array)
-    keys = {base + array.metadata.encode_chunk_key(i) for i in np.ndindex(*grid)}
     listing = _listing(array)  # empty, without even the metadata: no way to list
-    present = keys & listing.keys()
-    if listing and len(present) < len(keys):
+    if not listing:
+        return None, None
+    base, known, missing = _prefix(array), None, set()
+    for place in np.ndindex(*grid):
+        key = base + array.metadata.encode_chunk_key(place)
+        if key not in listing:
+            missing.add(key)
+        else:
+            known = known or key
+    if missing:
         found = (
-            f"{len(keys) - len(present)} of {len(keys)} "
+            f"{len(missing)} of {math.prod(grid)} "
             f"{'shards' if array.shards else 'chunks'} of {array.store_path} are "
             "missing"
         )
@@ -270,8 +277,7 @@ def _chunks_there(array: Any) -> tuple[str | None, frozenset[str] | None]:
             "not meant (chunks of zeros are often not written), write them again.",
             stacklevel=9,  # the caller of `fit`
         )
-    missing = frozenset(keys - present) if listing else None
-    return min(present, default=None), missing
+    return known, frozenset(missing)
 
 
 def reading(
@@ -334,6 +340,7 @@ def tells_changes(given: Any) -> bool:
     return bool(known) and all({*facts[1:]} - {"None"} for facts in known)
 
 
+@once
 def _listing(array: Any) -> dict[str, tuple[Any, ...]]:
     """Give what is in the store for an array: key, and size and time if it tells."""
     store, base = array.store, array.path

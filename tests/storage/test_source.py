@@ -358,6 +358,25 @@ def test_a_fingerprint_changes_with_a_chunk(tmp_path, url):
     assert prints[0] == prints[1] != prints[2]
 
 
+@pytest.mark.parametrize("lazily", [lambda array: array, da.from_zarr])
+def test_a_fit_lists_a_store_once(tmp_path, monkeypatch, lazily):
+    """As it was before the first read; a next fit looks again."""
+    zarr.create_array(tmp_path / "x.zarr", data=X, chunks=(100, 6))
+    monkeypatch.chdir(tmp_path)
+    walk, listed = os.walk, []
+
+    def walked(folder, **options):
+        if Path(folder).name == "x.zarr":
+            listed.append(folder)
+        return walk(folder, **options)
+
+    monkeypatch.setattr(os, "walk", walked)
+    for number in (1, 2):
+        array = lazily(zarr.open_array("x.zarr", mode="r"))
+        HierarchicalKMeans(3, work_dir=tmp_path / "work").fit(array)
+        assert len(listed) == number
+
+
 # Damaged chunks
 
 
