@@ -7,11 +7,12 @@ goes on without it: slower, or without the feature that is told of below.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Hashable
+    from collections.abc import Coroutine
 
 
 def output_container(estimator: Any) -> str:
@@ -46,18 +47,42 @@ async def find_details(store: Any, place: str) -> dict[str, dict[str, Any]]:
     return {f"{store.path}/{key}": {} async for key in store.list_prefix(base)}
 
 
-def keep_names(graph: dict[Hashable, Any], keys: list[Hashable]) -> None:
-    """Let fused tasks have the names that are asked for; else: those dask gave them.
+def task_nodes() -> Any:
+    """Find how dask writes the tasks of a graph; else: None.
 
-    dask names a fused task after all of its parts, and makes the name that was an alias
-    of that: who looks at a running task would not see the stage.
+    Without that `delayed` and `map_blocks` write them, in a time that grows with the
+    square of their number, and reads are tasks of their own.
     """
-    for key in keys:
-        fused = getattr(graph[key], "target", None)
-        rename = getattr(graph.get(fused), "substitute", None)
-        if rename is not None:
-            graph[key] = rename({}, key=key)
-            del graph[fused]
+    try:
+        from dask import _task_spec as nodes
+    except ImportError:
+        return None
+    known = ("Alias", "DataNode", "GraphNode", "List", "Task", "TaskRef")
+    return nodes if all(hasattr(nodes, name) for name in known) else None
+
+
+def unfolded(node: Any, nodes: Any) -> Any:
+    """Write a fused task as a call within a call; else: as it is.
+
+    dask puts the tasks of a fused one in order again each time that it runs.
+    """
+    if getattr(getattr(node, "func", None), "__name__", "") != "_execute_subgraph":
+        return node
+    inner, outer, names, *values = node.args
+    if not isinstance(inner, dict) or len(names) != len(values):
+        return node
+    uses = Counter(key for one in inner.values() for key in one.dependencies)
+    if any(uses[name] > 1 for name in inner):
+        return node
+    known = dict(inner)
+    for name, value in zip(names, values, strict=True):
+        plain = not isinstance(value, (nodes.GraphNode, nodes.TaskRef))
+        known[name] = nodes.DataNode(None, value) if plain else value
+    found = known[outer]
+    for _ in inner:  # most often a chain, which is as long as it has links
+        within = found.dependencies & known.keys()
+        found = found.substitute({name: known[name] for name in within})
+    return found if found.dependencies == node.dependencies else node
 
 
 def task_annotations() -> tuple[Any, dict[str, Any]] | None:

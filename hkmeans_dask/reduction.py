@@ -24,7 +24,7 @@ from hkmeans_dask.kmeans import finite
 from hkmeans_dask.kmeans.hierarchy import EXCLUDED
 from hkmeans_dask.kmeans.sums import FAN_IN, sum_by_label
 from hkmeans_dask.runtime.execution import Runner
-from hkmeans_dask.runtime.tasks import carried, map_blocks, task
+from hkmeans_dask.runtime.tasks import carried, map_blocks, task, tasks
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
@@ -84,10 +84,9 @@ def _merge_tree(
 ) -> da.Array:
     """Merge the partial sums of one chunk of samples."""
     while len(partials) > FAN_IN:
-        partials = [
-            task("merge", _merge, partials[first : first + FAN_IN])
-            for first in range(0, len(partials), FAN_IN)
-        ]
+        several = range(0, len(partials), FAN_IN)
+        calls = [(partials[first : first + FAN_IN],) for first in several]
+        partials = tasks("merge", _merge, calls)
     means = task("means", _finish, partials, factors, dtype)
     lazy: da.Array = da.from_delayed(means, (len(factors), width), dtype)
     return lazy

@@ -11,7 +11,7 @@ from hkmeans_dask.inputs import checks
 from hkmeans_dask.kmeans.minibatch import Schedule
 from hkmeans_dask.planning import memory
 from hkmeans_dask.planning.memory import Sizes
-from hkmeans_dask.runtime.execution import Runner
+from hkmeans_dask.runtime.execution import TASK_BYTES, Runner
 from hkmeans_dask.runtime.limits import available_memory
 from hkmeans_dask.stages.copy import feature_cuts
 
@@ -59,7 +59,8 @@ def job_of(
         init = checks.check_directions(init)
     most = parameters["max_features_per_cluster"]
     runner = Runner.find(features.blocks, in_memory=features.in_memory)
-    runner.sent_bytes = 0 if weights is None else weights.nbytes
+    runner.sent_bytes = TASK_BYTES * features.blocks.npartitions
+    runner.sent_bytes += 0 if weights is None else weights.nbytes
     return Job(
         features=features,
         n_clusters=n_clusters,

@@ -50,6 +50,10 @@ RETRIES = 2
 """Times a task is tried again on a cluster after an error (a passing read error)."""
 
 
+TASK_BYTES = 512
+"""Bytes of a graph for each task that reads a block, at most (some 200 measured)."""
+
+
 class Runner:
     """Compute and persist with the scheduler that was found for one input.
 
@@ -64,7 +68,7 @@ class Runner:
         self.client: Any = get.__self__ if inspect.ismethod(get) else None
         self._most_threads: int | None = None
         self.sent_bytes = 0
-        """Bytes that a graph has to carry: weights of features."""
+        """Bytes that a graph has to carry: tasks of blocks, weights of features."""
 
     @classmethod
     def find(cls, array: da.Array, *, in_memory: bool) -> Runner:
@@ -102,6 +106,7 @@ class Runner:
         if self.get is dask.threaded.get:
             self.limit_threads(self.n_threads)
         stages = tuple(f"hkmeans-{stage}-" for stage in ("sum", "predict", "write"))
+        self.sent_bytes = TASK_BYTES * len(tasks[0].dask)
         blocks = [key for key in tasks[0].dask if isinstance(key, tuple)]
         count = [str(key) for key in blocks if key[0].startswith(stages)]
         self.compute(*tasks, count=count)

@@ -17,16 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
-from dask.core import flatten
-from dask.delayed import delayed
 
-from hkmeans_dask.compat import keep_names
 from hkmeans_dask.kmeans.crew import at_work
-from hkmeans_dask.runtime import progress
+from hkmeans_dask.runtime import graphs, progress
 from hkmeans_dask.runtime.blas import one_blas_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from dask.delayed import Delayed
 
@@ -82,9 +79,6 @@ def _call(wanted: str, function: Callable[..., Any], *args: Any) -> Any:
     return result
 
 
-_lazy_call = delayed(_call, pure=False, traverse=False)
-
-
 def names(tasks: Iterable[Delayed]) -> list[str]:
     """Names of tasks, to be counted."""
     return [str(task.key) for task in tasks]
@@ -93,14 +87,39 @@ def names(tasks: Iterable[Delayed]) -> list[str]:
 def task(
     stage: str, function: Callable[..., Any], *args: Any, rank: int = 0
 ) -> Delayed:
-    """Call ``function(*args)`` later, as a task named ``hkmeans-<stage>``.
+    """Call ``function(*args)`` later; see `tasks`."""
+    return tasks(stage, function, [args], [rank])[0]
 
-    dask takes a stage of eight letters that begins with one of a to f for a hash. Of
-    tasks that wait for the same it begins with the last by name: the highest `rank`.
+
+def tasks(
+    stage: str,
+    function: Callable[..., Any],
+    calls: Sequence[tuple[Any, ...]],
+    ranks: Sequence[int] | None = None,
+) -> list[Delayed]:
+    """Call a function later, as tasks named ``hkmeans-<stage>``, of one layer.
+
+    Parameters
+    ----------
+    stage : str
+        dask takes one of eight letters that begins with one of a to f for a hash.
+    function : callable
+    calls : sequence of tuples
+        Arguments of each call; Delayed ones, and those in lists, are computed first.
+    ranks : sequence of int, optional
+        Of tasks that wait for the same dask begins with the last by name: the highest.
+
+    Returns
+    -------
+    tasks : list of Delayed
     """
-    key = f"hkmeans-{stage}-{rank:08x}{uuid.uuid4().hex[8:]}"
-    lazy: Delayed = _lazy_call(VERSION, function, *args, dask_key_name=key)
-    return lazy
+    keys = [
+        f"hkmeans-{stage}-{rank:08x}{uuid.uuid4().hex[8:]}"
+        for rank in ranks or [0] * len(calls)
+    ]
+    return graphs.calls(
+        unique(stage), keys, _call, [(VERSION, function, *args) for args in calls]
+    )
 
 
 def carried(labels: Any, chunks: tuple[int, ...]) -> da.Array:
@@ -140,37 +159,12 @@ def map_blocks(
     results : list of lists of Delayed
         By block along features, then along samples.
     """
-    grid = blocks.numblocks
-    mapped = da.map_blocks(
-        _call_on_block,
-        blocks,
-        VERSION,
-        function,
-        *args,
-        name=unique(stage),
-        dtype=object,
-        chunks=((1,) * grid[0], (1,) * grid[1]),
-        meta=np.empty((0, 0), object),
-    )
-    rows = _optimized(mapped).to_delayed(optimize_graph=False)
-    return [list(row) for row in rows]
-
-
-def _optimized(mapped: da.Array) -> da.Array:
-    """Fuse reads into tasks, but let these keep their names."""
-    keys = list(flatten(mapped.__dask_keys__()))
-    graph = dict(mapped.__dask_optimize__(mapped.__dask_graph__(), keys))
-    keep_names(graph, keys)
-    return da.Array(graph, mapped.name, mapped.chunks, dtype=mapped.dtype)
+    what = (VERSION, function, *args)
+    return graphs.calls_on_blocks(unique(stage), _call_on_block, blocks, what)
 
 
 @one_blas_thread
 def _call_on_block(
-    block: Any,
-    wanted: str,
-    function: Callable[..., Any],
-    *args: Any,
-    block_info: Any = None,
+    block: Any, start: int, wanted: str, function: Callable[..., Any], *args: Any
 ) -> Any:
-    start = block_info[0]["array-location"][0][0]
     return _call(wanted, function, block, start, *args)

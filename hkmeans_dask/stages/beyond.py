@@ -27,7 +27,7 @@ from hkmeans_dask.kmeans.hierarchy import Hierarchy
 from hkmeans_dask.kmeans.minibatch import FURTHER, left_to_gain
 from hkmeans_dask.kmeans.moves import merge, say, to_means
 from hkmeans_dask.runtime.blas import one_blas_thread
-from hkmeans_dask.runtime.tasks import task
+from hkmeans_dask.runtime.tasks import task, tasks
 from hkmeans_dask.workspace.passes import as_arrays, pass_over
 from hkmeans_dask.workspace.rows import (
     ROWS_TOGETHER,
@@ -181,7 +181,7 @@ def _shares(n_rows: int, n_clusters: int) -> Iterator[float]:
 def _sums_of_rows(partitions: Partitions, share: float, state: Any) -> list[Delayed]:
     weighted = partitions.coarse.weighted
     what = (state, share, weighted)
-    return [task("rows", _sum_rows, part, *what) for part in partitions.source]
+    return tasks("rows", _sum_rows, [(part, *what) for part in partitions.source])
 
 
 @one_blas_thread

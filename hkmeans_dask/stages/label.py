@@ -16,7 +16,7 @@ import numpy as np
 from hkmeans_dask.kmeans import kernels, sampling
 from hkmeans_dask.kmeans.finite import first_bad, not_finite
 from hkmeans_dask.kmeans.hierarchy import EXCLUDED, Hierarchy
-from hkmeans_dask.runtime.tasks import carried, map_blocks, names, task
+from hkmeans_dask.runtime.tasks import carried, map_blocks, names, task, tasks
 from hkmeans_dask.workspace.files import Record, digest
 from hkmeans_dask.workspace.labels import StoredLabels
 from hkmeans_dask.workspace.records import at_hand
@@ -113,19 +113,21 @@ def label_features(
     labelled = [
         row[0] for row in map_blocks("label", _label, features.blocks, *options)
     ]
-    groups, needed = [], []
     of = None
     if workspace.on_disk:
         (of,) = runner.compute(task("digest", _digest, model))
     bounds, cuts = group_blocks(chunks)
-    for number, (first, last) in enumerate(itertools.pairwise(cuts)):
-        name = f"labels-{number}"
-        found = None if again else workspace.find(name, verify=True, of=of)
-        if found is None:
-            blocks = labelled[first:last]
-            found = task("labels", _join, blocks, model, workspace, name, of, again)
-            needed += names(blocks)
-        groups.append(found)
+    groups: list[Any] = [
+        None if again else workspace.find(f"labels-{number}", verify=True, of=of)
+        for number in range(len(cuts) - 1)
+    ]
+    lacking = [number for number, group in enumerate(groups) if group is None]
+    blocks = [labelled[slice(*cuts[number : number + 2])] for number in lacking]
+    where = [(workspace, f"labels-{number}", of, again) for number in lacking]
+    calls = [(some, model, *how) for some, how in zip(blocks, where, strict=True)]
+    joins = iter(tasks("labels", _join, calls))
+    groups = [next(joins) if group is None else group for group in groups]
+    needed = names(itertools.chain(*blocks))
     done = list(runner.compute(*groups, count=needed))
     sizes, inertia = (_added(done, name) for name in ("sizes", "inertia"))
     total = sum(int(group["total"]) for group in done) % 2**64

@@ -8,13 +8,14 @@ features are kept::
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from dask.delayed import delayed
 
 from hkmeans_dask.kmeans import finite, kernels, sampling
-from hkmeans_dask.runtime.tasks import map_blocks, names, task
+from hkmeans_dask.runtime.tasks import map_blocks, names, task, tasks
 from hkmeans_dask.workspace.rows import Rows, join_weights, points_of
 
 if TYPE_CHECKING:
@@ -89,15 +90,16 @@ def keep_training_rows(
     kept = [row[0] for row in mapped]
     edges = np.cumsum((0, *features.blocks.chunks[0]))
     in_place = delayed(features.in_place, pure=False, traverse=False)
-    parts: Parts = []
-    needed: dict[str, None] = {}
-    for part, (bound, old) in enumerate(zip(bounds, found, strict=True)):
-        blocks = _overlapping(kept, edges, *bound)
-        which = (bound, seed, limit, unit, weighted)
-        where = (workspace, f"training-{part}")
-        join = task("join", _join, blocks, in_place, *which, *where)
-        parts.append(join if old is None else old)
-        needed |= dict.fromkeys(names(blocks) if old is None else ())
+    lacking = [part for part, old in enumerate(found) if old is None]
+    blocks = [_overlapping(kept, edges, *bounds[part]) for part in lacking]
+    how = (seed, limit, unit, weighted, workspace)
+    calls = [
+        (some, in_place, bounds[part], *how, f"training-{part}")
+        for part, some in zip(lacking, blocks, strict=True)
+    ]
+    joins = iter(tasks("join", _join, calls))
+    parts: Parts = [next(joins) if old is None else old for old in found]
+    needed = dict.fromkeys(names(itertools.chain(*blocks)))
     parts = runner.hold(parts, handles=workspace.on_disk, count=list(needed))
     (wrong,) = runner.compute(task("check", _what_is_wrong, parts))
     if wrong is not None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from hkmeans_dask.kmeans.moves import Outcome, merge
 from hkmeans_dask.kmeans.sums import FAN_IN
-from hkmeans_dask.runtime.tasks import names, task
+from hkmeans_dask.runtime.tasks import names, task, tasks
 from hkmeans_dask.workspace.records import at_hand
 
 if TYPE_CHECKING:
@@ -62,10 +62,9 @@ def pass_over(
 def _merged(partials: list[Delayed]) -> Delayed:
     """Add up the sums of all blocks, in a tree."""
     while True:
-        partials = [
-            task("merge", merge, partials[first : first + FAN_IN])
-            for first in range(0, len(partials), FAN_IN)
-        ]
+        several = range(0, len(partials), FAN_IN)
+        calls = [(partials[first : first + FAN_IN],) for first in several]
+        partials = tasks("merge", merge, calls)
         if len(partials) == 1:
             return partials[0]
 

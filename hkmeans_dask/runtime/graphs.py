@@ -1,0 +1,191 @@
+"""Graphs of calls, written in a time that grows as the number of tasks.
+
+A list of n results as an argument of a ``dask.delayed`` costs dask n walks through the
+graph that they come from; a fused read is put in order again each time that it runs.
+So tasks are written here as dask's own nodes: calls of one kind are one layer, and the
+read of a block is a call inside the call that needs it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+from dask.core import flatten
+from dask.delayed import Delayed, delayed
+from dask.highlevelgraph import HighLevelGraph
+
+from hkmeans_dask.compat import task_nodes, unfolded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+
+def calls(
+    name: str,
+    keys: Sequence[str],
+    function: Callable[..., Any],
+    arguments: Sequence[tuple[Any, ...]],
+) -> list[Delayed]:
+    """Call a function later, once for each key.
+
+    Parameters
+    ----------
+    name : str
+        Of the layer.
+    keys : sequence of str
+    function : callable
+    arguments : sequence of tuples
+        Delayed ones, and those in lists, are computed first.
+    """
+    nodes = task_nodes()
+    if nodes is None:
+        lazy = delayed(function, pure=False, traverse=False)
+        pairs = zip(keys, arguments, strict=True)
+        return [lazy(*args, dask_key_name=key) for key, args in pairs]
+    layer = {
+        key: nodes.Task(key, function, *(_node(arg, nodes) for arg in args))
+        for key, args in zip(keys, arguments, strict=True)
+    }
+    return _layer(name, layer, keys, _delayed(itertools.chain(*arguments)))
+
+
+def calls_on_blocks(
+    name: str, function: Callable[..., Any], blocks: da.Array, args: tuple[Any, ...]
+) -> list[list[Delayed]]:
+    """Call ``function(block, first row, *args)`` on each block, fused with its read.
+
+    Parameters
+    ----------
+    name : str
+    function : callable
+    blocks : dask array of shape (n_features, n_samples)
+    args : tuple
+        Delayed ones are computed first; of arrays of dask a task gets the block that is
+        beside its own, or the only one there is.
+
+    Returns
+    -------
+    results : list of lists of Delayed
+        By block along features, then along samples.
+    """
+    nodes = task_nodes()
+    if nodes is None:
+        return _mapped_by_dask(name, function, blocks, args)
+    given = [arg for arg in args if isinstance(arg, da.Array)]
+    reads, layer = _reads([blocks, *given], nodes)
+    starts = np.cumsum((0, *blocks.chunks[0])).tolist()
+    plain = [_node(arg, nodes) for arg in args]
+    places = list(np.ndindex(*blocks.numblocks))
+    for place in places:
+        block, *beside = (_at(place, read) for read in reads)
+        others = iter(beside)
+        filled = [next(others) if isinstance(p, da.Array) else p for p in plain]
+        key = (name, *place)
+        layer[key] = nodes.Task(key, function, block, starts[place[0]], *filled)
+    keys = [(name, *place) for place in places]
+    made = _layer(name, layer, keys, _delayed(args))
+    n_wide = blocks.numblocks[1]
+    return [made[at : at + n_wide] for at in range(0, len(made), n_wide)]
+
+
+def _node(arg: Any, nodes: Any) -> Any:
+    """Refer to what is computed first, and leave all else as it is."""
+    if isinstance(arg, Delayed):
+        return nodes.TaskRef(arg.key)
+    if isinstance(arg, list) and any(isinstance(one, Delayed) for one in arg):
+        return nodes.List(*(_node(one, nodes) for one in arg))
+    return arg
+
+
+def _delayed(args: Iterable[Any]) -> Iterator[Delayed]:
+    """Find what is computed first, among arguments and in lists."""
+    for arg in args:
+        for one in arg if isinstance(arg, list) else (arg,):
+            if isinstance(one, Delayed):
+                yield one
+
+
+def _layer(
+    name: str, layer: dict[Any, Any], keys: Sequence[Any], needed: Iterator[Delayed]
+) -> list[Delayed]:
+    """Put tasks above what they need, of which one stands for all of its layer."""
+    known = {(id(one.dask), one.__dask_layers__()): one for one in needed}
+    below: list[Any] = list(known.values())
+    graph = HighLevelGraph.from_collections(name, layer, below)
+    return [Delayed(key, graph, layer=name) for key in keys]
+
+
+def _reads(
+    arrays: list[da.Array], nodes: Any
+) -> tuple[list[np.ndarray[Any, Any]], dict[Any, Any]]:
+    """Give what reads the blocks of arrays, and the tasks that these need.
+
+    A read that one task needs is a call to be made there, else a reference.
+    """
+    keys = [list(flatten(array.__dask_keys__())) for array in arrays]
+    merged = HighLevelGraph.merge(*(array.__dask_graph__() for array in arrays))
+    optimize = arrays[0].__dask_optimize__
+    graph = dict(optimize(merged, list(itertools.chain(*keys))))
+    needed = Counter(
+        key for node in graph.values() for key in getattr(node, "dependencies", ())
+    )
+    found = []
+    for array, of_array in zip(arrays, keys, strict=True):
+        once = array.numblocks == arrays[0].numblocks
+        reads = np.empty(array.numblocks, object)
+        for key in of_array:
+            read = _read(key, graph, needed, nodes) if once else None
+            reads[key[1:]] = nodes.TaskRef(key) if read is None else read
+        found.append(reads)
+    return found, graph
+
+
+def _read(
+    key: Any, graph: dict[Any, Any], needed: Counter[Any], nodes: Any
+) -> Any | None:
+    """Take the read of a block out of the graph, if it is of use here alone."""
+    if needed[key]:
+        return None
+    name = getattr(graph[key], "target", key)
+    if needed[name] > 1:
+        return None
+    node = unfolded(graph.get(name), nodes)
+    values = isinstance(node, nodes.DataNode) and isinstance(node.value, np.ndarray)
+    if not values and not isinstance(node, nodes.Task):
+        return None
+    graph.pop(name)
+    if name != key:
+        graph.pop(key)
+    return node
+
+
+def _at(place: tuple[int, ...], reads: np.ndarray[Any, Any]) -> Any:
+    """Give the read beside a block, or the only one along an axis."""
+    return reads[tuple(min(i, n - 1) for i, n in zip(place, reads.shape, strict=True))]
+
+
+def _mapped_by_dask(
+    name: str, function: Callable[..., Any], blocks: da.Array, args: tuple[Any, ...]
+) -> list[list[Delayed]]:
+    grid = blocks.numblocks
+    mapped = da.map_blocks(
+        _call_with_start,
+        blocks,
+        function,
+        *args,
+        name=name,
+        dtype=object,
+        chunks=((1,) * grid[0], (1,) * grid[1]),
+        meta=np.empty((0, 0), object),
+    )
+    return [list(row) for row in mapped.to_delayed()]
+
+
+def _call_with_start(
+    block: Any, function: Callable[..., Any], *args: Any, block_info: Any = None
+) -> Any:
+    return function(block, block_info[0]["array-location"][0][0], *args)

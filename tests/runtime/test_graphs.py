@@ -1,0 +1,137 @@
+"""Graphs are written in linear time, and compute what dask's own would."""
+
+import cProfile
+import pstats
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+from distributed import Client
+
+from hkmeans_dask import HierarchicalKMeans
+from hkmeans_dask.runtime.tasks import map_blocks, task, tasks
+from hkmeans_dask.stages import label
+from tests.conftest import local_cluster
+
+rng = np.random.default_rng(0)
+
+
+class Stored:
+    """An array that is read by slices."""
+
+    ndim, dtype = 2, np.dtype(np.float32)
+
+    def __init__(self, shape):
+        self.shape = shape
+        self.reads = 0
+
+    def __getitem__(self, index):
+        """Read rows of which only the last column is not their number."""
+        self.reads += 1
+        return np.arange(self.shape[0], dtype=self.dtype)[index[0], None] + [0, 0, 1]
+
+
+def stored(n_blocks):
+    return da.from_array(Stored((2 * n_blocks, 3)), chunks=(2, 3), asarray=False)
+
+
+def plus(block, start, *others):
+    """Give all that a task got."""
+    return start, block.sum(), others
+
+
+@pytest.mark.parametrize("wide", [1, 2])
+@pytest.mark.parametrize("kind", ["array", "sum", "read", "slice", "twice", "random"])
+def test_blocks_come_with_their_first_row_and_what_is_beside_them(kind, wide):
+    X = rng.normal(size=(10, 4))
+    chunks = ((3, 4, 3), (4 // wide,) * wide)
+    lazy = {
+        "array": lambda: da.from_array(X, chunks=chunks),
+        "sum": lambda: da.from_array(X, chunks=chunks) + 1,
+        "read": lambda: da.from_array(X, chunks=chunks, asarray=False, lock=True),
+        "slice": lambda: da.from_array(X, chunks=chunks)[:, ::-1],
+        "twice": lambda: (lambda x: x + (x - 1) * x)(da.from_array(X, chunks=chunks)),
+        "random": lambda: da.random.default_rng(0).normal(size=(10, 4), chunks=chunks),
+    }[kind]()
+    column = da.from_array(np.arange(10)[:, None], chunks=(chunks[0], 1))
+    later = task("later", int, 7)
+    rows = map_blocks("sum", plus, lazy, column, later, None, ("a", 1))
+    found = dask.compute(*[one for row in rows for one in row])
+    expected = [
+        (start, lazy[part, cut].sum().compute(), np.arange(10)[part, None].tolist())
+        for start, part in [(0, np.s_[:3]), (3, np.s_[3:7]), (7, np.s_[7:])]
+        for cut in np.split(np.arange(4), wide)
+    ]
+    for (start, total, others), wanted in zip(found, expected, strict=True):
+        assert start == wanted[0]
+        assert total == pytest.approx(wanted[1])
+        assert others[0].tolist() == wanted[2]
+        assert others[1:] == (7, None, ("a", 1))
+
+
+def test_an_array_that_is_asked_for_twice_is_read_once():
+    array = Stored((6, 3))
+    meta = np.empty((0, 0))
+    X = da.from_array(array, chunks=(2, 3), asarray=False, meta=meta)
+    rows = map_blocks("sum", plus, X, X[:, :1])
+    dask.compute(*[row[0] for row in rows], scheduler="threads")
+    assert array.reads == 3
+
+
+def test_lists_of_tasks_are_computed_first_whatever_they_are_made_of():
+    first = tasks("first", int, [(1,), (2,), (3,)])
+    (held,) = dask.persist(task("held", int, 4))
+    second = tasks("second", list, [(first[:2],), ([*first[2:], held, 5],), ([6],)])
+    assert dask.compute(*second) == ([1, 2], [3, 4, 5], [6])
+
+
+def calls(work):
+    """Count the calls that some work makes."""
+    with cProfile.Profile() as profile:
+        work()
+    return pstats.Stats(profile).total_calls
+
+
+@pytest.mark.parametrize("together", [1, 10**6])
+def test_building_takes_linear_time(monkeypatch, together):
+    """With all labels of a file from one block, or from all."""
+
+    def build(n_blocks):
+        X = stored(n_blocks)
+        rows = [row[0] for row in map_blocks("label", plus, X)]
+        step = min(together, n_blocks)
+        several = [(rows[at : at + step],) for at in range(0, n_blocks, step)]
+        graph = tasks("labels", list, several)[0].dask
+        assert len(graph) <= 2 * n_blocks + 1
+        return graph
+
+    build(10)
+    few, many = (calls(lambda n=n: build(n)) for n in (200, 1600))
+    assert many < 10 * few
+    assert many / 1600 < 400, "calls of Python for each block"
+
+
+def test_a_fit_takes_linear_time(monkeypatch):
+    monkeypatch.setattr(label, "LABELS_TOGETHER", 2)
+    values = rng.normal(size=(3200, 2)).astype(np.float32)
+
+    def fit(n_blocks):
+        X = da.from_array(values[: 2 * n_blocks], chunks=(2, 2))
+        with dask.config.set(scheduler="synchronous"):
+            HierarchicalKMeans(4, max_features_per_cluster=20).fit(X)
+
+    fit(10)
+    few, many = (calls(lambda n=n: fit(n)) for n in (200, 1600))
+    assert many < 10 * few
+
+
+def test_distributed_does_not_warn_of_many_blocks():
+    """It does where a graph has 10 MiB, as those of 50,000 blocks."""
+    threshold = {"distributed.admin.large-graph-warning-threshold": 2**14}
+    X = da.from_array(rng.normal(size=(600, 500)), chunks=(2, 500))
+    with local_cluster(1, processes=False) as cluster, Client(cluster):
+        with dask.config.set(threshold):
+            HierarchicalKMeans(4).fit(stored(300))
+            with pytest.warns(UserWarning, match="large graph"):
+                HierarchicalKMeans(4).fit(X)
