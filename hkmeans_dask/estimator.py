@@ -430,11 +430,11 @@ class HierarchicalKMeans(
                 f"X_red has {reduced.blocks.shape[0]} clusters, but HierarchicalKMeans "
                 f"is expecting {self.n_clusters_} clusters as input."
             )
-        size = np.sqrt(self.sizes_) if self.scaling else np.ones(self.n_clusters_)
+        factors = 1 / np.sqrt(self.sizes_) if self.scaling else None
         values = reduced.blocks.astype(reduced.dtype)
         chunks = arrays.feature_chunks(self.n_features_in_, values)
         labels = reduction.lazy_labels(self.labels_, chunks)
-        spread = reduction.spread(values, labels, 1 / size)
+        spread = reduction.spread(values, labels, factors)
         return relabel(self._give(spread, reduced.in_memory))
 
     @available_if(_features_in_rows)

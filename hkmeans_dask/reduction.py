@@ -126,7 +126,7 @@ def _finish(partials: list[Partial], factors: Array, dtype: np.dtype[Any]) -> Ar
     return means
 
 
-def spread(reduced: da.Array, labels: da.Array, factors: Array) -> da.Array:
+def spread(reduced: da.Array, labels: da.Array, factors: Array | None) -> da.Array:
     """Give each feature the row of its cluster.
 
     Parameters
@@ -134,8 +134,8 @@ def spread(reduced: da.Array, labels: da.Array, factors: Array) -> da.Array:
     reduced : dask array of shape (n_clusters, n_samples), float
     labels : dask array of shape (n_features,), int
         Features of the label -1 get NaN.
-    factors : ndarray of shape (n_clusters,), float64
-        Multiplied into the rows first.
+    factors : ndarray of shape (n_clusters,), float64, or None
+        Multiplied into the rows.
 
     Returns
     -------
@@ -158,12 +158,20 @@ def spread(reduced: da.Array, labels: da.Array, factors: Array) -> da.Array:
     return features
 
 
-def _take(labels: Array, reduced: Array, factors: Array) -> Array:
-    scaled = np.empty((len(reduced) + 1, reduced.shape[1]), reduced.dtype)
-    np.multiply(reduced, factors[:, None], out=scaled[:-1], casting="same_kind")
-    scaled[EXCLUDED] = np.nan
-    taken: Array = scaled[labels]
+def _take(labels: Array, reduced: Array, factors: Array | None) -> Array:
+    """Take rows, and scale those that are taken, or all if these are fewer."""
+    if factors is not None and len(reduced) <= len(labels):
+        reduced, factors = _scaled(np.empty_like(reduced), reduced, factors), None
+    taken = reduced[labels]
+    if factors is not None:
+        _scaled(taken, taken, factors[labels])
+    taken[labels == EXCLUDED] = np.nan
     return taken
+
+
+def _scaled(out: Array, rows: Array, factors: Array) -> Array:
+    np.multiply(rows, factors[:, None], out=out, casting="same_kind")
+    return out
 
 
 def lazy_labels(labels: Any, chunks: tuple[int, ...]) -> da.Array:

@@ -1,5 +1,6 @@
 """transform, inverse_transform and predict against plain NumPy."""
 
+import tracemalloc
 from functools import cache
 
 import dask
@@ -11,7 +12,7 @@ from dask.callbacks import Callback
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hkmeans_dask import HierarchicalKMeans
+from hkmeans_dask import HierarchicalKMeans, reduction
 from hkmeans_dask.inputs import arrays
 from hkmeans_dask.reduction import Partial, cluster_means, lazy_labels, spread
 from tests.strategies import Watched, cuts, nothing_computed, quick
@@ -242,6 +243,27 @@ def test_features_take_the_rows_of_their_labels():
     found = spread(reduced, labels, np.array([10.0, 1.0]))
     assert found.chunks == ((2, 1), (1, 1))
     assert found.compute().tolist() == [[3, 4], [10, 20], [3, 4]]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_block_scales_no_more_rows_than_it_takes(dtype):
+    rng = np.random.default_rng(0)
+    reduced = rng.normal(size=(5000, 40)).astype(dtype)
+    factors = 1 / np.sqrt(rng.integers(1, 9, 5000))
+    scaled = (reduced * factors[:, None]).astype(dtype)
+    for n_labels in (30, 20_000):
+        labels = rng.integers(-1, 5000, n_labels)
+        labels[:2] = -1, 4999
+        tracemalloc.start()
+        found = reduction._take(labels, reduced, factors)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert np.isnan(found[labels < 0]).all()
+        kept = labels >= 0
+        np.testing.assert_array_equal(found[kept], scaled[labels[kept]], strict=True)
+        assert peak < found.nbytes + min(found.nbytes, scaled.nbytes) + 2**20
+        plain = reduction._take(labels, reduced, None)
+        assert np.array_equal(plain[kept], reduced[labels[kept]])
 
 
 # predict
