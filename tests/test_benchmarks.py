@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from distributed import default_client, wait
 
 from tests.benchmarks import processes
-from tests.benchmarks.__main__ import main
-from tests.benchmarks.catalogue import BENCHMARKS, Method, small
+from tests.benchmarks.__main__ import _wanted, main
+from tests.benchmarks.catalogue import BENCHMARKS, KINDS, Method, small
 from tests.benchmarks.data import blobs_zarr, fmri, patches
-from tests.benchmarks.front import front
+from tests.benchmarks.front import draw_all, front, overview
 from tests.benchmarks.front import main as draw
 from tests.benchmarks.judge import judge
 from tests.benchmarks.measure import Round
@@ -70,8 +70,37 @@ def test_the_front_is_drawn(tmp_path):
     picture = tmp_path / "front.png"
     arguments = [str(tmp_path / "runs.json"), str(picture)]
     done = CliRunner().invoke(draw, arguments, catch_exceptions=False)
-    assert done.stdout.startswith("patches: on the front ")
+    assert "patches: on the front " in done.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_data_of_all_kinds_are_one_table_and_one_picture(tmp_path):
+    def benchmark(**found):
+        told = [
+            {"method": name, "seconds": seconds, "unexplained_variance": left}
+            for name, (seconds, left) in found.items()
+        ]
+        sizes = {"n_features": 1000, "n_samples": 9, "n_clusters": 5}
+        return {**sizes, "summaries": told}
+
+    benchmarks = {
+        "one": benchmark(hkmeans_dask=(2, 0.5), nilearn=(4, 0.6)),
+        "other": benchmark(hkmeans_dask=(1, 0.2), beyond=(1.5, 0.1)),
+        "last": benchmark(hkmeans_dask=(1, 0.2)),
+    }
+    title, ours, nilearn, beyond = overview(benchmarks).splitlines()
+    assert title.split()[-3:] == ["one", "other", "last"]
+    assert ours.split() == ["hkmeans_dask", *["1.00", "1.0000"] * 3]
+    assert nilearn.split() == ["nilearn", "2.00", "1.2000", "-", "-"]
+    assert beyond.split() == ["beyond", "-", "1.50", "0.5000", "-"]
+    draw_all(benchmarks, str(tmp_path / "all.png"))
+    assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_all_kinds_are_run_once_each():
+    assert _wanted(("fmri", "kinds"))[:2] == ["fmri", "patches"]
+    assert sorted(_wanted(("fmri", "kinds"))) == sorted(KINDS)
+    assert "words" not in _wanted(()), "what is downloaded is asked for"
 
 
 def test_what_is_wanted_is_run(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from dataclasses import asdict
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tests.benchmarks.catalogue import BENCHMARKS, Benchmark, small
+from tests.benchmarks.catalogue import BENCHMARKS, KINDS, Benchmark, small
 from tests.benchmarks.environment import environment
+from tests.benchmarks.front import draw_all, overview
 from tests.benchmarks.job import OURS
 from tests.benchmarks.measure import Round
 from tests.benchmarks.run import run, written
@@ -35,7 +37,7 @@ def _names(_: Any, __: Any, given: str | None) -> list[str] | None:
 
 
 @click.command(context_settings={"show_default": True})
-@click.argument("names", nargs=-1, type=click.Choice(list(BENCHMARKS)))
+@click.argument("names", nargs=-1, type=click.Choice(["kinds", *BENCHMARKS]))
 @click.option("--repeats", default=1, type=POSITIVE, help="Runs of each seed.")
 @click.option("--seeds", default=3, type=POSITIVE, help="Seeds 0 to N - 1.")
 @click.option(
@@ -59,6 +61,11 @@ def _names(_: Any, __: Any, given: str | None) -> list[str] | None:
     type=click.File("w"),
     help="Also write every run to this file.",
 )
+@click.option(
+    "--picture",
+    type=click.Path(dir_okay=False),
+    help="Also draw time against unexplained variance, and show a table of all data.",
+)
 def main(
     names: tuple[str, ...],
     repeats: int,
@@ -67,13 +74,17 @@ def main(
     is_small: bool,
     cache: Path,
     output: TextIO | None,
+    picture: str | None,
 ) -> None:
-    """Measure ours and its peers on the benchmarks NAMES (default: most of them)."""
+    """Measure ours and its peers on the benchmarks NAMES (default: most of them).
+
+    "kinds" are those of data in memory, real and simulated, of all kinds.
+    """
     where = environment()
     click.echo(", ".join(f"{key}: {value}" for key, value in where.items()))
     rounds = [Round(repeat, seed) for repeat in range(repeats) for seed in range(seeds)]
     results: dict[str, Any] = {}
-    wanted = names or [n for n, one in BENCHMARKS.items() if not one.on_request]
+    wanted = _wanted(names)
     for name in wanted:
         full = BENCHMARKS[name]
         if is_small:
@@ -90,8 +101,19 @@ def main(
                 results[name] = result
     if output:
         json.dump({"environment": where, "benchmarks": results}, output, indent=2)
+    if picture and results:
+        click.echo(f"\n{overview(results)}")
+        draw_all(results, picture)
     if len(results) < len(wanted):
         raise SystemExit(1)
+
+
+def _wanted(names: tuple[str, ...]) -> list[str]:
+    """Benchmarks to run, each once."""
+    if not names:
+        return [name for name, one in BENCHMARKS.items() if not one.on_request]
+    groups = (KINDS if name == "kinds" else (name,) for name in names)
+    return list(dict.fromkeys(itertools.chain(*groups)))
 
 
 def _chosen(name: str, benchmark: Benchmark, wanted: list[str] | None) -> list[str]:

@@ -10,7 +10,7 @@ import dask.array as da
 import numpy as np
 import zarr
 
-from tests.benchmarks import data
+from tests.benchmarks import data, real
 from tests.benchmarks.job import OURS, Method
 from tests.benchmarks.methods import clustering, out_of_core, reduction
 
@@ -83,6 +83,8 @@ def _save(path: Path, make: Callable[[], NDArray[np.float32]]) -> None:
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "inertia": {"allocation": "inertia"},
+    "beyond": {"nested": False},
+    "refine_1": {"refine": 1},
     "refine_3": {"refine": 3},
     "inertia_beyond": {"allocation": "inertia", "nested": False},
     "inertia_refine_1": {"allocation": "inertia", "refine": 1},
@@ -105,6 +107,10 @@ IN_MEMORY = {
     "superkmeans_refined": Method(
         partial(clustering.superkmeans, n_refinements=2), "superkmeans"
     ),
+    "superkmeans_sq8": Method(
+        partial(clustering.superkmeans, quantizer="sq8"), "superkmeans"
+    ),
+    "faiss_superkmeans": Method(clustering.faiss_superkmeans, "faiss-cpu"),
     "minibatch": Method(clustering.minibatch, "scikit-learn"),
     "dask_ml": Method(clustering.dask_ml, "dask-ml"),
 }
@@ -134,6 +140,13 @@ BOLD = {
         ("bold_smooth", 1.5, 1.2),
     )
 }
+REAL = {
+    load.__name__: Data(f"{load.__name__}.npy", _in_memory(load))
+    for load in (
+        *(real.words, real.tags, real.fashion, real.digits, real.textures),
+        *(real.gradients, real.seismic, real.fish, real.winds),
+    )
+}
 BLOBS = Data("blobs.zarr", data.blobs_zarr)
 BLOBS_X4 = Data(
     "blobs_x4.zarr", partial(data.blobs_zarr, n_features=32_000_000), keep=False
@@ -158,7 +171,7 @@ SMALL: dict[Data, Callable[[Path], None]] = {
     FMRI: _in_memory(partial(data.fmri, side=16, n_samples=50)),
     **{
         bold: _in_memory(partial(data.bold, 1.0, side=16, n_samples=50))
-        for bold in BOLD.values()
+        for bold in (*BOLD.values(), *REAL.values())
     },
     BLOBS: partial(data.blobs_zarr, n_features=4000, n_samples=8, chunk_rows=500),
     BLOBS_X4: partial(data.blobs_zarr, n_features=8000, n_samples=8, chunk_rows=500),
@@ -192,6 +205,13 @@ def _out_of_core(data: Data, n_clusters: int, n_workers: int = 0) -> Benchmark:
     )
 
 
+REAL_CLUSTERS = {
+    **{"words": 148, "tags": 149, "fashion": 350, "digits": 25, "textures": 428},
+    **{"gradients": 444, "seismic": 292, "fish": 42, "winds": 53},
+    **{"fashion_1000": 1000, "textures_1000": 1000, "seismic_1000": 1000},
+}
+"""About a two-hundredth of the features, and many."""
+
 BENCHMARKS = {
     "patches": Benchmark(PATCHES, 1000, IN_MEMORY, SLOW_AT_1000),
     "patches_10000": Benchmark(PATCHES, 10_000, IN_MEMORY, SLOW_AT_10000),
@@ -202,6 +222,16 @@ BENCHMARKS = {
             bold, 1000 if name == "bold_smooth" else 320, IN_MEMORY, SLOW_AT_1000
         )
         for name, bold in BOLD.items()
+    },
+    **{
+        name: Benchmark(
+            REAL[name.removesuffix("_1000")],
+            k,
+            IN_MEMORY,
+            SLOW_AT_1000,
+            on_request=True,
+        )
+        for name, k in REAL_CLUSTERS.items()
     },
     "blobs": _out_of_core(BLOBS, 1024),
     "blobs_workers": _out_of_core(BLOBS, 1024, n_workers=2),
@@ -220,6 +250,10 @@ BENCHMARKS = {
         BLOBS, 1000, INVERSE_TRANSFORM, limit=PLAIN_WRITE, needs_model=True
     ),
 }
+
+
+KINDS = ("patches", "fmri", *BOLD, *REAL_CLUSTERS)
+"""Data of all kinds that are in memory: what a change of the training is judged by."""
 
 
 def small(benchmark: Benchmark) -> Benchmark:

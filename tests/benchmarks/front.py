@@ -1,7 +1,7 @@
 """Draw time against unexplained variance: ``python -m tests.benchmarks.front``.
 
-Takes what ``python -m tests.benchmarks patches fmri --json FILE`` wrote. A method is on
-the front if no other is both faster and better; the front of ours is drawn as steps.
+Takes what ``python -m tests.benchmarks kinds --json FILE`` wrote. A method is on the
+front if no other is both faster and better; the front of ours is drawn as steps.
 """
 
 from __future__ import annotations
@@ -72,29 +72,61 @@ def draw(axes: Axes, title: str, found: dict[str, Point], names: list[str]) -> N
     axes.set(title=title, xlabel="seconds", ylabel="unexplained variance")
 
 
+def overview(benchmarks: dict[str, Any]) -> str:
+    """Lay out time and unexplained variance of all methods, a line each of all data."""
+    found = {name: points(one) for name, one in benchmarks.items()}
+    methods = list(dict.fromkeys(name for one in found.values() for name in one))
+    lines = [["time/ours, U/ours", *found]]
+    for method in methods:
+        cells = (_beside(one.get(method), one[OURS]) for one in found.values())
+        lines.append([method, *cells])
+    widths = [max(map(len, column)) + 2 for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        for line in lines
+    )
+
+
+def _beside(their: Point | None, our: Point) -> str:
+    if their is None:
+        return "-"
+    return f"{their[0] / our[0]:.2f} {their[1] / our[1]:.4f}"
+
+
+def draw_all(benchmarks: dict[str, Any], picture: str) -> None:
+    """Draw a panel for each benchmark."""
+    from matplotlib.figure import Figure
+
+    n_rows = -(-len(benchmarks) // 2)
+    figure = Figure(figsize=(10, 3.6 * n_rows), layout="constrained")
+    found = {name: points(one) for name, one in benchmarks.items()}
+    names = list(dict.fromkeys(name for one in found.values() for name in one))
+    grid = figure.subplots(n_rows, min(2, len(found)), squeeze=False)
+    for axes in grid.flat[len(found) :]:
+        axes.remove()
+    for axes, (name, one) in zip(grid.flat, benchmarks.items(), strict=False):
+        shape = f"{one['n_features']:,} x {one['n_samples']}"
+        title = f"{name}: {shape}, k={one['n_clusters']}"
+        draw(axes, title, found[name], names)
+    shown = {
+        label: handle
+        for axes in figure.axes
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(shown.values(), shown.keys(), loc="outside right upper", fontsize=8)
+    figure.savefig(picture, dpi=110)
+
+
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.File())
 @click.argument("picture", type=click.Path(dir_okay=False))
 def main(files: tuple[TextIO, ...], picture: str) -> None:
     """Draw the benchmarks in FILES, a panel each, into PICTURE."""
-    from matplotlib.figure import Figure
-
     found = {k: v for file in files for k, v in json.load(file)["benchmarks"].items()}
-    figure = Figure(figsize=(10, 3.6 * -(-len(found) // 2)), layout="constrained")
-    names = list(dict.fromkeys(name for one in found.values() for name in points(one)))
-    grid = figure.subplots(-(-len(found) // 2), min(2, len(found)), squeeze=False)
-    for axes, one in zip(grid.flat, found.values(), strict=False):
-        shape = f"{one['n_features']:,} x {one['n_samples']}"
-        draw(axes, f"{shape}, k={one['n_clusters']}", points(one), names)
-    shown = {
-        label: handle
-        for axes in grid.flat
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(shown.values(), shown.keys(), loc="outside right upper", fontsize=8)
+    click.echo(overview(found))
     for name, one in found.items():
         click.echo(f"{name}: on the front {', '.join(front(points(one)))}")
-    figure.savefig(picture, dpi=110)
+    draw_all(found, picture)
 
 
 if __name__ == "__main__":
