@@ -165,7 +165,7 @@ def seismic() -> Values:
 
 
 def fish() -> Values:
-    """Standardized voxels of calcium imaging, a zebrafish, 240 frames: noisy as fMRI."""
+    """Standardized voxels of a zebrafish, calcium imaging of 240 frames: noisy."""
     record = np.dtype([("key", "<i2", 3), ("course", "u1", 240)])
     with _source("thunder-python", "0.5.1") as files:
         path = next(files.rglob("thunder/utils/data/fish/series/*.bin"))
