@@ -118,8 +118,8 @@ class HierarchicalKMeans(
     metric : {'euclidean', 'cosine'}, default='euclidean'
         With 'cosine' (spherical k-means) features are scaled to unit length when they
         are read, centers have unit length, and no offset is removed. Features of zeros
-        have no direction: they are left out, with a warning, and get label -1 (see
-        `n_excluded_`).
+        have no direction: they are left out and get label -1 (see `n_excluded_`), with
+        a warning unless `missing` is 'exclude'.
     max_features_per_cluster : int or None, default=256
         Features kept for training per small cluster, at most; None keeps all.
     work_dir : path-like or None, default=None
@@ -140,6 +140,12 @@ class HierarchicalKMeans(
         features have no clear groups. With `refine` the passes over X compare all
         small clusters too. With an array as `init` and `refine` there is nothing to
         move before X is read again.
+    missing : {'error', 'exclude'}, default='error'
+        What to do with features that have NaN or infinities: refuse X, or leave these
+        features out (land in a field of the sea, background outside a mask). They get
+        label -1 and are in no size, mean, inertia or training, for which as many others
+        are drawn: clusters are those of the other features alone, up to the random
+        draw. `n_excluded_` counts them. No more reads of X.
 
     Attributes
     ----------
@@ -178,10 +184,10 @@ class HierarchicalKMeans(
     n_features_in_ : int
         ``X.shape[feature_axis]``.
     n_excluded_ : int
-        Features left out: with the cosine metric those of zeros, else none. They are in
-        no size, mean, inertia or training; `predict` gives -1 for such ones,
-        `transform` leaves out those of label -1, whatever their values there, and
-        `inverse_transform` gives them NaN.
+        Features left out: with `missing` 'exclude' those with NaN or infinities, with
+        the cosine metric those of zeros, else none. They are in no size, mean, inertia
+        or training; `predict` gives -1 for such ones, `transform` leaves out those of
+        label -1, whatever their values there, and `inverse_transform` gives them NaN.
     n_passes_ : int
         Passes over the data that the fit took: two reads of X and one for each pass
         that refined; one more where X was copied first, and its copy read instead.
@@ -234,6 +240,7 @@ class HierarchicalKMeans(
         max_features_per_cluster: int | None = 256,
         work_dir: str | os.PathLike[str] | None = None,
         nested: bool = True,
+        missing: str = "error",
     ) -> None:
         self.n_clusters = n_clusters
         self.init = init
@@ -250,6 +257,7 @@ class HierarchicalKMeans(
         self.max_features_per_cluster = max_features_per_cluster
         self.work_dir = work_dir
         self.nested = nested
+        self.missing = missing
 
     def fit(self, X: Any, y: None = None, *, feature_weight: Any = None) -> Self:
         """Find the clusters; computes, in two passes over X and those that refine.
@@ -259,7 +267,8 @@ class HierarchicalKMeans(
         X : array-like, DataFrame, dask array, zarr.Array or xarray.DataArray of \
                 shape (n_features, n_samples), transposed if `feature_axis` is 1
             A DataArray has its dimensions in any order if `feature_axis` is a name.
-            Integers and float16 are cast block by block; NaN and infinities refused.
+            Integers and float16 are cast block by block; NaN and infinities refused,
+            or left out, as `missing` says.
         y : Ignored
         feature_weight : array-like, dask array, zarr.Array or xarray.DataArray of \
                 shape (n_features,), default=None
@@ -296,7 +305,7 @@ class HierarchicalKMeans(
         self._features, self._seconds = features, seconds
         self._origin = {"seed": places.seed, "input": described}
         self._origin["peak_memory"] = peak_memory()
-        if self.n_excluded_:
+        if self.n_excluded_ and not job.exclude:
             warnings.warn(
                 f"{self.n_excluded_} of {self.n_features_in_} features of X are zeros, "
                 f"which have no direction for metric={self.metric!r}, and are left "
@@ -304,10 +313,16 @@ class HierarchicalKMeans(
                 "and inverse_transform gives NaN.",
                 stacklevel=2,
             )
-        if self.n_clusters_ < job.n_clusters:
+        n_clusters, n_left = job.n_clusters, self.n_features_in_ - self.n_excluded_
+        if job.exclude:
+            which = " that are not left out"
+            n_clusters = checks.at_most_features(
+                n_clusters, n_left, which, stacklevel=3
+            )
+        if self.n_clusters_ < n_clusters:
             warnings.warn(
                 f"Number of distinct clusters ({self.n_clusters_}) found smaller than "
-                f"n_clusters ({job.n_clusters}). Possibly due to duplicate points in "
+                f"n_clusters ({n_clusters}). Possibly due to duplicate points in "
                 "X.",
                 ConvergenceWarning,
                 stacklevel=2,
@@ -460,8 +475,9 @@ class HierarchicalKMeans(
         Raises
         ------
         ValueError
-            If X has another number of samples, or NaN or infinities (lazy: computed);
-            if it is so chunked along samples that a fit would copy it.
+            If X has another number of samples, or NaN or infinities that `missing`
+            refuses (lazy: computed); if it is so chunked along samples that a fit would
+            copy it.
         """
         check_is_fitted(self)
         checks.check_level(level)
@@ -473,9 +489,11 @@ class HierarchicalKMeans(
                 f"X has {features.blocks.shape[1]} samples, but HierarchicalKMeans is "
                 f"expecting {expected} samples as input."
             )
-        if features.in_memory:
+        exclude = self.missing == "exclude"
+        if features.in_memory and not exclude:
             reduction.refuse_not_finite(features)
-        labels = reduction.predict_labels(features, self._hierarchy())
+        what = (features, self._hierarchy())
+        labels = reduction.predict_labels(*what, exclude=exclude)
         if level == "coarse":
             labels = reduction.big_labels(labels, self.parents_)
         return relabel(self._give(labels, features.in_memory))

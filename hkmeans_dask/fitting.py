@@ -33,8 +33,8 @@ from hkmeans_dask.stages.fine import train_fine
 from hkmeans_dask.stages.label import Changed, are_labelled, label_features
 from hkmeans_dask.stages.partition import partition
 from hkmeans_dask.stages.refine import begin_with, refine
-from hkmeans_dask.stages.sample import keep_training_rows
-from hkmeans_dask.workspace.files import Damaged, OnDisk
+from hkmeans_dask.stages.sample import count_rows, keep_training_rows
+from hkmeans_dask.workspace.files import Damaged, InMemory, OnDisk
 from hkmeans_dask.workspace.places import durable, outdate, temporary
 from hkmeans_dask.workspace.rows import RAW
 
@@ -164,10 +164,10 @@ def _run_stages(
         model = _train(job, places, seconds)
         if job.refine:
             model = _refine(job, model, places, seconds)
-    what = (job.features, job.n_rows, places.seed, model)
+    what = (job.features, places.seed, model)
     where = (places.label_space, job.runner)
     with phase("label", seconds):
-        labels = label_features(*what, *where, again=again)
+        labels = label_features(*what, *where, again=again, exclude=job.exclude)
     (found,) = job.runner.compute(model)
     if int(found["total"]) != labels.total:
         raise Changed(
@@ -203,13 +203,15 @@ def _train(job: Job, places: Places, seconds: dict[str, float]) -> Any:
     if (nested := workspace.find(name)) is not None:
         return nested
     init, runner = job.init, job.runner
-    # Passes of refinement that began from other centers than those to come.
-    workspace.discard(
-        *(n for n in workspace.names() if n.startswith(("refine-", "rows-")))
-    )
+    _discard_passes(workspace)
     with phase("sample", seconds):
         what = (job.features, job.n_rows, seed, workspace, runner)
-        parts = keep_training_rows(*what, unit=job.schedule.unit)
+        unit, exclude = job.schedule.unit, job.exclude
+        parts = keep_training_rows(*what, unit=unit, exclude=exclude)
+    if job.exclude:  # who left out how many is known now
+        n_kept = count_rows(parts, runner)
+        n_clusters = min(job.n_clusters, n_kept)
+        job = replace(job, n_clusters=n_clusters, n_rows=n_kept)
     with phase("coarse", seconds):
         n_big = int(np.sqrt(job.n_clusters))
         coarse = train_coarse(parts, n_big, job.schedule, seed, init, workspace, runner)
@@ -228,6 +230,13 @@ def _train(job: Job, places: Places, seconds: dict[str, float]) -> Any:
     return model
 
 
+def _discard_passes(workspace: InMemory | OnDisk) -> None:
+    """Remove passes that began from other centers than those to come."""
+    stale = ["refine-"] if workspace.find("fine") is not None else ["refine-", "rows-"]
+    names = workspace.names()
+    workspace.discard(*(name for name in names if name.startswith(tuple(stale))))
+
+
 def _refine(job: Job, model: Any, places: Places, seconds: dict[str, float]) -> Any:
     """Read X again, as often as wanted, to improve the centers.
 
@@ -237,7 +246,8 @@ def _refine(job: Job, model: Any, places: Places, seconds: dict[str, float]) -> 
     exact = job.init is not None or not job.nested
     how = (job.refine, places.workspace, job.runner)
     with phase("refine", seconds):
-        return refine(job.features, model, *how, exact=exact)
+        what = (job.features, model, *how)
+        return refine(*what, exact=exact, exclude=job.exclude)
 
 
 def _discard_damaged(damaged: Damaged, seen: set[str], places: Places) -> set[str]:

@@ -205,7 +205,9 @@ def refuse_not_finite(features: Features) -> None:
         raise ValueError(finite.not_finite(bad))
 
 
-def predict_labels(features: Features, hierarchy: Hierarchy) -> da.Array:
+def predict_labels(
+    features: Features, hierarchy: Hierarchy, *, exclude: bool = False
+) -> da.Array:
     """Label features by the rule of the model, lazily; one pass over X.
 
     Parameters
@@ -213,13 +215,16 @@ def predict_labels(features: Features, hierarchy: Hierarchy) -> da.Array:
     features : Features
         In blocks of whole features.
     hierarchy : Hierarchy
+    exclude : bool, default=False
+        Whether features with values that are not finite are of no cluster, instead of
+        an error.
 
     Returns
     -------
     labels : dask array of shape (n_features,), int32
     """
     model = delayed(hierarchy, traverse=False)
-    rows = map_blocks("predict", _predict, features.blocks, model)
+    rows = map_blocks("predict", _predict, features.blocks, model, exclude)
     parts = [
         da.from_delayed(row[0], (height,), np.int32)
         for row, height in zip(rows, features.blocks.chunks[0], strict=True)
@@ -228,8 +233,13 @@ def predict_labels(features: Features, hierarchy: Hierarchy) -> da.Array:
     return labels
 
 
-def _predict(block: Any, start: int, hierarchy: Hierarchy) -> Array:
-    bad = finite.first_bad(block, start)
+def _predict(block: Any, start: int, hierarchy: Hierarchy, exclude: bool) -> Array:
+    good = finite.finite_rows(block)
+    if good is None:
+        return hierarchy.label(hierarchy.points(block)).astype(np.int32)
+    bad = None if exclude else finite.first_bad(block, start)
     if bad is not None:
         raise ValueError(finite.not_finite(bad, "one"))
-    return hierarchy.label(hierarchy.points(block)).astype(np.int32)
+    labels = np.full(len(block), EXCLUDED, np.int32)
+    labels[good] = hierarchy.label(hierarchy.points(block[good]))
+    return labels

@@ -202,6 +202,13 @@ def every_parameter(command: Command) -> Command:
         help="Compare features with the small clusters of their big one alone, or all.",
         show_default=True,
     )(command)
+    command = click.option(
+        "--missing",
+        type=click.Choice(["error", "exclude"]),
+        default="error",
+        help="Refuse features with NaN or infinities, or leave them out: label -1.",
+        show_default=True,
+    )(command)
     for name, (default, kind, text) in reversed(PARAMETERS.items()):
         command = click.option(
             name, default=default, type=kind, help=text, show_default=True

@@ -20,6 +20,7 @@ INITS = ("k-means++", "random")
 METRICS = ("euclidean", "cosine")
 LEVELS = ("fine", "coarse")
 ALLOCATIONS = ("size", "inertia")
+MISSING = ("error", "exclude")
 
 
 def arithmetic_dtype(dtype: np.dtype[Any], name: str = "X") -> np.dtype[Any]:
@@ -34,14 +35,15 @@ def arithmetic_dtype(dtype: np.dtype[Any], name: str = "X") -> np.dtype[Any]:
     return np.dtype(np.float32 if wide == np.float32 else np.float64)
 
 
-def at_most_features(n_clusters: int, n_features: int, *, weighted: bool) -> int:
-    """Cut `n_clusters` to the number of features (with a weight), with a warning."""
+def at_most_features(
+    n_clusters: int, n_features: int, which: str = "", *, stacklevel: int = 5
+) -> int:
+    """Cut `n_clusters` to the number of features (of those `which`), and warn."""
     if n_clusters > n_features:
-        which = " of a weight above 0" if weighted else ""
         warnings.warn(
             f"n_clusters should be at most the number of features{which}. Taking "
             f"n_clusters = {n_features} instead.",
-            stacklevel=5,
+            stacklevel=stacklevel,
         )
     return min(int(n_clusters), n_features)
 
@@ -89,6 +91,7 @@ def check_parameters(parameters: dict[str, Any]) -> None:
         _check_option("init", parameters["init"], INITS, " or an array")
     _check_option("allocation", parameters["allocation"], ALLOCATIONS)
     _check_option("metric", parameters["metric"], METRICS)
+    _check_option("missing", parameters["missing"], MISSING)
     if not isinstance(parameters["feature_axis"], str):
         otherwise = " or the name of a dimension"
         _check_option("feature_axis", parameters["feature_axis"], (0, 1), otherwise)

@@ -1,4 +1,4 @@
-"""Values that are not finite, or masked: refused, and the first one named."""
+"""Values that are not finite: refused, the first one named, or left out; and masks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from hkmeans_dask.kmeans.crew import tiles
+
 if TYPE_CHECKING:
     from hkmeans_dask.kmeans.kernels import Array
+
+ROWS_AT_ONCE = 4096
+"""Rows that are looked at one by one, value after value, at once."""
 
 
 class Bad(NamedTuple):
@@ -22,15 +27,12 @@ def first_bad(points: Array, start: int = 0, among: Array | None = None) -> Bad 
 
     Only rows where `among` is true count, if it is given.
 
-    A sum is not finite when a summand is not: the rows are looked at one by one only
-    if the sum of all says so (a sum may also overflow).
+    Memory: see `finite_rows`.
     """
-    if points.dtype.kind != "f":
+    finite = finite_rows(points)
+    if finite is None:
         return None
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(points.sum()):
-            return None
-    bad = ~np.isfinite(points).all(axis=1)
+    bad = ~finite
     if among is not None:
         bad &= among
     if not bad.any():
@@ -39,11 +41,40 @@ def first_bad(points: Array, start: int = 0, among: Array | None = None) -> Bad 
     return Bad(start + row, "NaN" if np.isnan(points[row]).any() else "inf")
 
 
+def finite_rows(points: Array) -> Array | None:
+    """Tell which rows have finite values only; None if all do.
+
+    A sum is not finite when a summand is not: the rows are summed one by one only if
+    the sum of all says so, and their values looked at only if their own sum does (sums
+    may also overflow).
+
+    Parameters
+    ----------
+    points : ndarray of shape (n_points, n_dims)
+
+    Returns
+    -------
+    finite : ndarray of shape (n_points,), bool, or None
+    """
+    if points.dtype.kind != "f":
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(points.sum()):
+            return None
+        finite: Array = np.isfinite(points.sum(axis=1))
+    doubtful = np.flatnonzero(~finite)
+    for some in tiles(len(doubtful), ROWS_AT_ONCE):
+        rows = doubtful[some]
+        finite[rows] = np.isfinite(points[rows]).all(axis=1)
+    return None if finite.all() else finite
+
+
 def not_finite(bad: Bad, which: str = "the first") -> str:
     """Say which value was refused, where, and what to do."""
     return (
         f"Input X contains {bad.value}: {which} is in feature {bad.feature}. "
-        "HierarchicalKMeans takes finite values only; drop or impute such features."
+        "HierarchicalKMeans takes finite values only; drop or impute such features, or "
+        "let a fit leave them out, missing='exclude'."
     )
 
 
@@ -87,6 +118,6 @@ def unmasked(values: Any, name: str = "X") -> Any:
             f"{name} is a masked array, whose masked values would be taken as they "
             f"are. Fill them first: np.ma.filled({name}, np.nan), or of dask "
             f"da.ma.filled({name}, np.nan). Values that are not finite are refused, so "
-            "drop or impute such features."
+            "drop or impute such features, or leave them out, missing='exclude'."
         )
     return values

@@ -298,10 +298,12 @@ def left_to_gain(gain: float, last: float) -> float:
     --------
     >>> left_to_gain(1.0, 2.0)  # a half, a quarter, ...
     1.0
+    >>> left_to_gain(0.0, 0.0)
+    0.0
     """
     if np.isinf(last):
         return np.inf
-    ratio = min(gain / last, SLOWEST)
+    ratio = min(gain / last, SLOWEST) if last else SLOWEST
     return gain * ratio / (1 - ratio)
 
 

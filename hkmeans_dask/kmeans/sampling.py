@@ -28,6 +28,10 @@ ONE_PART_BYTES = 64 * 2**20
 PART_BYTES = 32 * 2**20
 """Bytes of a part where there are several, at least."""
 
+RANGE_BYTES = 128 * 2**20
+"""Bytes of the rows that a range may keep where ranges are read one by one, at most,
+unless all training rows are more."""
+
 MAX_PARTS = 200
 """Parts, at most: each is a file where they are on disk."""
 
@@ -115,6 +119,11 @@ def count_parts(n_features: int, n_bytes: int) -> int:
     if n_bytes <= ONE_PART_BYTES:
         return 1
     return min(MAX_PARTS, n_features, -(-n_bytes // PART_BYTES))
+
+
+def range_rows(n_rows: int, row_bytes: int) -> int:
+    """Rows that a range may keep where ranges are read one by one, at most."""
+    return max(n_rows, RANGE_BYTES // max(1, row_bytes))
 
 
 def checksum(rows: Array, row_keys: Array) -> int:

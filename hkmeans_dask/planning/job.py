@@ -33,6 +33,8 @@ class Job:
     allocation: str
     refine: int
     nested: bool
+    exclude: bool
+    """Whether features that cannot be clustered are left out."""
     init: Array | None
     runner: Runner
 
@@ -48,9 +50,8 @@ def job_of(
     """Collect what the stages need, from checked parameters and features."""
     features, weighted = features.weighted(weights), weights is not None
     n_trained = features.n_trainable
-    n_clusters = checks.at_most_features(
-        parameters["n_clusters"], n_trained, weighted=weighted
-    )
+    which = " of a weight above 0" if weighted else ""
+    n_clusters = checks.at_most_features(parameters["n_clusters"], n_trained, which)
     init = checks.check_init(
         parameters["init"], parameters["n_clusters"], features.blocks.shape[1]
     )
@@ -69,6 +70,7 @@ def job_of(
         allocation=parameters["allocation"],
         refine=parameters["refine"],
         nested=parameters["nested"],
+        exclude=parameters["missing"] == "exclude",
         init=init,
         runner=runner,
     )
@@ -119,6 +121,7 @@ def sizes_of(job: Job) -> Sizes:
         batch_size=job.schedule.batch_size,
         n_init=job.schedule.n_init,
         n_trainable=features.n_trainable if job.schedule.weighted else 0,
+        exclude=job.exclude,
     )
 
 

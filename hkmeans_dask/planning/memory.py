@@ -30,7 +30,7 @@ from typing import NamedTuple
 from hkmeans_dask.kmeans import axes
 from hkmeans_dask.kmeans.kernels import TILE_BYTES, tile_height
 from hkmeans_dask.kmeans.minibatch import FEW_MOVED
-from hkmeans_dask.kmeans.sampling import KEYS_AT_ONCE, count_parts
+from hkmeans_dask.kmeans.sampling import KEYS_AT_ONCE, count_parts, range_rows
 from hkmeans_dask.kmeans.seeding import MOST_AMONG
 from hkmeans_dask.kmeans.sums import FAN_IN, SUM_DIMS, sum_height
 from hkmeans_dask.workspace.rows import (
@@ -120,6 +120,9 @@ class Sizes:
     n_trainable: int = 0
     """Features with a weight above 0; 0 where features have no weights."""
 
+    exclude: bool = False
+    """Whether features that cannot be clustered are left out."""
+
     @property
     def row(self) -> int:
         """Bytes of one feature in the arithmetic."""
@@ -139,6 +142,23 @@ class Sizes:
     def rows(self) -> int:
         """Bytes of the training rows that have to be copied."""
         return self.n_rows * self.kept_row if self.copied else 0
+
+    @property
+    def by_range(self) -> bool:
+        """Whether ranges of X are read one by one, as ranks are among good features."""
+        n_features = self.n_trainable or self.n_features
+        return self.exclude and self.copied and self.n_rows < n_features
+
+    @property
+    def range_rows(self) -> int:
+        """Rows that such a range may keep."""
+        return min(range_rows(self.n_rows, self.kept_row), self.n_features)
+
+    @property
+    def held(self) -> int:
+        """Bytes of the training rows in memory, and of those that may become some."""
+        more = max(self.n_rows, self.range_rows) * self.kept_row
+        return self.rows + more * self.by_range
 
     @property
     def n_parts(self) -> int:
@@ -221,7 +241,7 @@ def project(sizes: Sizes, *, on_disk: bool) -> Projection:
     if sizes.copy_bytes:
         tasks = {"copy": sizes.copy_bytes, **tasks}
     tasks = {name: int(SPARE * size) + SMALL for name, size in tasks.items()}
-    return Projection(0 if on_disk else sizes.rows, tasks, _model(sizes))
+    return Projection(0 if on_disk else sizes.held, tasks, _model(sizes))
 
 
 def _model(sizes: Sizes) -> int:
@@ -230,6 +250,8 @@ def _model(sizes: Sizes) -> int:
 
 def _n_kept(sizes: Sizes) -> int:
     """Kept rows of a block."""
+    if sizes.by_range:
+        return sizes.block_rows  # of the first ranges any row may be among the lowest
     n_features = sizes.n_trainable or sizes.n_features
     return min(-(-sizes.block_rows * sizes.n_rows // n_features), sizes.n_rows)
 
@@ -239,7 +261,8 @@ def _kept(sizes: Sizes) -> int:
     if not sizes.copied:
         return 0
     given = sizes.block_bytes // max(1, sizes.block_rows)
-    before = max(given, sizes.row * (sizes.weighted or sizes.cast > 1))
+    again = sizes.weighted or sizes.exclude or sizes.cast > 1
+    before = max(given, sizes.row * again)
     return _n_kept(sizes) * (sizes.kept_row + before)
 
 
@@ -248,6 +271,9 @@ def _sample(sizes: Sizes, *, on_disk: bool) -> int:
     kept = _kept(sizes)
     keys = 2 * LABEL * min(KEYS_AT_ONCE, sizes.block_rows)
     part = sizes.part_rows * sizes.kept_row if sizes.copied else 0
+    if sizes.by_range:
+        run = sizes.range_rows * sizes.kept_row
+        part = 2 * max(part, run // count_parts(sizes.range_rows, run))
     one = max(block + sizes.read_bytes, block + kept + keys) + sizes.block_weights
     join = part + kept + 2 * PIECE_BYTES + 4 * LABEL * sizes.part_rows
     # Rows of one part wait to be joined while those of the next are read; in memory
@@ -322,6 +348,7 @@ def _label(sizes: Sizes) -> int:
     block = sizes.block_bytes if sizes.read_bytes else 0
     cast = sizes.block_rows * sizes.row * sizes.cast
     labels = sizes.block_rows * (5 * LABEL + sizes.itemsize) + sizes.block_weights
+    labels += sizes.block_bytes * sizes.exclude  # the good features once more
     keys = 2 * LABEL * min(KEYS_AT_ONCE, sizes.block_rows)
     centers = 2 * _model(sizes)
     work = cast + labels + max(_kept(sizes) + keys, tiles(sizes.n_clusters, sizes))

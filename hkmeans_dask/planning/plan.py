@@ -5,11 +5,13 @@ Everything follows from shapes, chunks and parameters; see `memory` for the peak
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from hkmeans_dask.kmeans import minibatch
+from hkmeans_dask.kmeans.sampling import count_parts
 from hkmeans_dask.kmeans.sums import FAN_IN
 from hkmeans_dask.planning import memory
 from hkmeans_dask.planning.job import rows_go_to_disk, sizes_of, whole_chunks
@@ -45,7 +47,8 @@ class Plan:
 
     tasks: dict[str, int]
     """Tasks of each stage, at most: passes that refine may end early. Where features
-    repeat a few more count the distinct ones."""
+    repeat a few more count the distinct ones, where most are left out a few more
+    draw the training rows."""
 
     peaks: dict[str, int]
     """Projected peak of one task of each stage, in bytes above an idle process."""
@@ -160,7 +163,7 @@ def _tasks(
     n_groups = len(group_blocks(chunks)[1]) - 1
     counts = -(-sizes.n_big // COUNTED_TOGETHER)
     tasks = {
-        "sample": len(chunks) + n_parts + 1,  # the check
+        "sample": len(chunks) + n_parts + 1 + _tasks_of_ranges(sizes),  # the check
         "coarse": 1,
         # All parts, twice; totals; what varies within each.
         "partition": n_parts + 3 + counts + n_parts * by_inertia,
@@ -176,6 +179,21 @@ def _tasks(
     return tasks | {"label": len(chunks) + n_groups + sum(files)}
 
 
+def _tasks_of_ranges(sizes: Sizes) -> int:
+    """Tasks that leave features out: count rows; of each range join, look, let go."""
+    if not sizes.by_range:
+        return sizes.n_parts * sizes.exclude
+    n_runs = count_parts(sizes.range_rows, sizes.range_rows * sizes.kept_row)
+    return sizes.n_parts + 3 * n_runs * _n_ranges(sizes)
+
+
+def _n_ranges(sizes: Sizes) -> int:
+    """Ranges of X that are read one by one, where few features are left out."""
+    grows = 1 + sizes.range_rows / sizes.n_rows
+    length = max(1.0, sizes.n_features / sizes.range_rows)
+    return 1 + math.ceil(math.log(length, grows))
+
+
 def _merges(n_blocks: int) -> int:
     """Tasks of a tree that adds up blocks."""
     level = -(-n_blocks // FAN_IN)
@@ -188,11 +206,16 @@ def _model(sizes: Sizes) -> int:
 
 
 def _rows_written(sizes: Sizes) -> int:
-    """Training rows with their keys, twice; the centers, three times."""
+    """Training rows with their keys, twice; the centers, three times.
+
+    Of ranges of X all rows that may have become such.
+    """
     rows = sizes.n_rows * (sizes.row + 8) if sizes.copied else 0
+    runs = min(_n_ranges(sizes) * sizes.range_rows, sizes.n_features)
     coarse = (sizes.n_big + 1) * sizes.row
     fine = sizes.n_clusters * sizes.row
-    return 2 * rows + 2 * coarse + 2 * fine
+    more = runs * (sizes.row + 8) * sizes.by_range
+    return 2 * rows + more + 2 * coarse + 2 * fine
 
 
 def _labels_written(sizes: Sizes, chunks: tuple[int, ...]) -> int:

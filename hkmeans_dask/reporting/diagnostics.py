@@ -27,7 +27,8 @@ class Diagnostics:
     def n_excluded_(self) -> int:
         """Features left out, in no cluster: their label is -1.
 
-        Features of zeros where the metric is cosine, else none.
+        Those with NaN or infinities if `missing` is "exclude", and those of zeros where
+        the metric is cosine.
         """
         return int(self.n_features_in_ - self.sizes_.sum())
 

@@ -204,6 +204,7 @@ def summary(model: Any) -> dict[str, Any]:
         "n_big": len(model.coarse_centers_),
         "n_features": int(sizes.sum()),
         "n_excluded": model.n_excluded_,
+        "why_excluded": _why_excluded(model),
         "n_samples": model.cluster_centers_.shape[1],
         "smallest": int(sizes.min()),
         "median": float(np.median(sizes)),
@@ -213,6 +214,16 @@ def summary(model: Any) -> dict[str, Any]:
         "reads": model.n_passes_,
         "seconds": sum(model._seconds.values()) if model._seconds else None,
     }
+
+
+def _why_excluded(model: Any) -> str:
+    """Say what features are like that a fit left out."""
+    reasons = []
+    if model.missing == "exclude":
+        reasons.append("have NaN or infinities")
+    if model.metric == "cosine":
+        reasons.append("are zeros, which have no direction")
+    return " or ".join(reasons)
 
 
 def _has_inertia(model: Any) -> bool:

@@ -93,6 +93,7 @@ class State(NamedTuple):
 
     unit: Array
     total: Array
+    limit: Array
 
     @classmethod
     def of(cls, arrays: Arrays) -> State:
@@ -195,7 +196,8 @@ def _begin(
     """Find out along which axes rows are compared with centers."""
     found = Hierarchy.of(model)
     levels = (found.offset, found.coarse, groups, found.fine, found.fine)
-    state = State(*levels, ALL_DIMENSIONS, found.unit, model["total"])
+    drawn = model["total"], model["limit"]
+    state = State(*levels, ALL_DIMENSIONS, found.unit, *drawn)
     n_rows = int(sum(part.starts[-1] for part in parts))
     if _may_pay(n_rows, *found.fine.shape):
         state = state._replace(axes=_axes(parts, state, n_rows, weighted))
@@ -323,5 +325,5 @@ def _end(state: Arrays, workspace: InMemory | OnDisk, name: str) -> Arrays:
     now = State.of(state)
     levels = (now.offset, now.coarse, now.fine)
     found = Hierarchy.arrange(*levels, exact=True, unit=now.unit)
-    passes = np.array(0)
-    return workspace.save(name, total=now.total, passes=passes, **found._asdict())
+    drawn: dict[str, Any] = {"total": now.total, "limit": now.limit}
+    return workspace.save(name, **drawn, passes=np.array(0), **found._asdict())

@@ -80,7 +80,7 @@ def train_fine(
             found = task("fine", _train, *rows, *start, *where, rank=int(share))
             lacking.append(found)
         fine.append(found)
-    made_of = (coarse, shares, fine, partitions.total)
+    made_of = (coarse, shares, fine, partitions.total, partitions.limit)
     model = task("centers", _assemble, *made_of, workspace, name)
     count = names(lacking)
     return runner.hold([model], handles=workspace.on_disk, count=count)[0]
@@ -124,6 +124,7 @@ def _assemble(
     shares: Array,
     fine: list[Arrays],
     total: Array,
+    limit: Array,
     workspace: InMemory | OnDisk,
     name: str,
 ) -> Arrays:
@@ -131,5 +132,5 @@ def _assemble(
     centers = np.concatenate([found["centers"] for found in fine])
     unit = np.array(coarse.unit)
     found = Hierarchy(coarse.offset, coarse.centers, centers, parents, unit=unit)
-    passes = np.array(0)
-    return workspace.save(name, total=total, passes=passes, **found._asdict())
+    told: dict[str, Any] = {"total": total, "limit": limit, "passes": np.array(0)}
+    return workspace.save(name, **told, **found._asdict())

@@ -14,7 +14,7 @@ import dask.array as da
 import numpy as np
 
 from hkmeans_dask.kmeans import kernels, sampling
-from hkmeans_dask.kmeans.finite import first_bad, not_finite
+from hkmeans_dask.kmeans.finite import finite_rows, first_bad, not_finite
 from hkmeans_dask.kmeans.hierarchy import EXCLUDED, Hierarchy
 from hkmeans_dask.runtime.tasks import carried, map_blocks, names, task, tasks
 from hkmeans_dask.workspace.files import Record, digest
@@ -70,29 +70,30 @@ class Block(NamedTuple):
 
 def label_features(
     features: Features,
-    n_rows: int,
     seed: int,
     model: Any,
     workspace: InMemory | OnDisk,
     runner: Runner,
     *,
     again: bool = False,
+    exclude: bool = False,
 ) -> Labels:
     """Read X once more and label it.
 
     Parameters
     ----------
     features : Features
-    n_rows : int
-        Training rows: their checksum tells whether X is still the same.
     seed : int
     model : Delayed of mapping, or Record
-        From `train_fine`.
+        From `train_fine`. The checksum of the training rows, those up to the highest
+        key, tells whether X is still the same.
     workspace : InMemory or OnDisk
     runner : Runner
     again : bool, default=False
         Whether to read all of X, also where labels are there already: to find out
         whether it is the X that these are of.
+    exclude : bool, default=False
+        Whether features with values that are not finite are left out.
 
     Returns
     -------
@@ -105,11 +106,9 @@ def label_features(
         If labels that are there are not those of X.
     """
     chunks = features.blocks.chunks[0]
-    limit = None
-    if features.in_place is None:
-        limit = sampling.key_limit(seed, sum(chunks), n_rows, features.weights)
     model = at_hand(model, runner)
-    options = (model, seed, limit, features.weight_blocks(), again)
+    compared = features.in_place is None
+    options = (model, seed, compared, features.weight_blocks(), again, exclude)
     labelled = [
         row[0] for row in map_blocks("label", _label, features.blocks, *options)
     ]
@@ -131,6 +130,8 @@ def label_features(
     done = list(runner.compute(*groups, count=needed))
     sizes, inertia = (_added(done, name) for name in ("sizes", "inertia"))
     total = sum(int(group["total"]) for group in done) % 2**64
+    if n_excluded := sum(chunks) - int(sizes.sum()):
+        logger.info("%d of %d features left out", n_excluded, sum(chunks))
     logger.debug(
         "%d clusters of %d to %d features, inertia %.6g",
         *(len(sizes), sizes.min(), sizes.max()),
@@ -202,25 +203,46 @@ def _label(
     start: int,
     model: Arrays,
     seed: int,
-    limit: int | None,
+    compared: bool,
     weights: Array | None,
     again: bool,
+    exclude: bool,
 ) -> Block:
-    bad = first_bad(block, start) if again else None  # else the first read has looked
+    good = finite_rows(block) if exclude else None
+    # If all are to be finite, the first read has looked.
+    bad = first_bad(block, start) if again and not exclude else None
     if bad is not None:
         raise ValueError(not_finite(bad, "one"))
     hierarchy = Hierarchy.of(model)
-    points = hierarchy.points(block)
+    points = hierarchy.points(block if good is None else block[good])
     labels = hierarchy.label(points)
     distances = kernels.squared_distances(points, hierarchy.fine, labels)
-    if weights is not None:
-        weights = weights[:, 0]
-        distances = distances * weights
     total = 0
-    if limit is not None:
-        kept, keys = sampling.kept(seed, limit, start, start + len(points), weights)
-        total = sampling.checksum(points[kept - start], keys)
+    if compared:
+        what = (seed, int(model["limit"]), start, start + len(block))
+        kept, keys = sampling.kept(*what, None if weights is None else weights[:, 0])
+        total = _checksum(points, kept - start, keys, good)
+    if weights is not None:
+        distances = distances * (weights if good is None else weights[good])[:, 0]
+    if good is not None:
+        labels = _spread(labels, good, EXCLUDED)
+        distances = _spread(distances, good, 0)
     return Block(labels.astype(np.int32), distances, total)
+
+
+def _checksum(points: Array, rows: Index, keys: Array, good: Array | None) -> int:
+    """Checksum of some rows of a block, of which `points` are those that are good."""
+    if good is not None:
+        here = good[rows]
+        rows, keys = (np.cumsum(good) - 1)[rows[here]], keys[here]
+    return sampling.checksum(points[rows], keys)
+
+
+def _spread(values: Array, where: Array, other: float) -> Array:
+    """Put values where a mask is true, and another where not."""
+    found = np.full(len(where), other, values.dtype)
+    found[where] = values
+    return found
 
 
 def _join(

@@ -84,7 +84,8 @@ def partition(
         shared = _share(split, coarse, *how, workspace, runner)
     kept, shares = shared["kept"], shared["shares"]
     coarse = coarse._replace(centers=coarse.centers[kept])
-    return Partitions(_together(split), kept, shares, coarse, shared["total"], split)
+    drawn = (shared["total"], shared["limit"])
+    return Partitions(_together(split), kept, shares, coarse, *drawn, split)
 
 
 def _split_all(
@@ -120,7 +121,7 @@ def _share(
 ) -> Arrays:
     """Decide how many small clusters each big one gets."""
     together = _together(split)
-    ((sizes, total),) = runner.compute(task("totals", _totals, together))
+    ((sizes, total, limit),) = runner.compute(task("totals", _totals, together))
     kept = np.flatnonzero(sizes)
     if init is not None:
         weights = _given(init, coarse, kept)
@@ -147,7 +148,7 @@ def _share(
         "%d big clusters of %d to %d training rows, %d to %d small clusters each",
         *(len(kept), sizes[kept].min(), sizes[kept].max(), shares.min(), shares.max()),
     )
-    found = {"kept": kept, "shares": shares, "total": total}
+    found = {"kept": kept, "shares": shares, "total": total, "limit": limit}
     return workspace.save("shares", of=coarse.digest, **found)
 
 
@@ -181,11 +182,12 @@ def _sorted(part: Rows | StoredRows, coarse: Coarse) -> Rows:
     return Rows(array, order[by_group], keys[by_group], starts, total)
 
 
-def _totals(split: list[Rows | StoredRows]) -> tuple[Index, Array]:
-    """Rows of each group, and the checksum of all."""
+def _totals(split: list[Rows | StoredRows]) -> tuple[Index, Array, Array]:
+    """Rows of each group, the checksum of all, and their highest key."""
     sizes: Index = np.sum([np.diff(part.starts) for part in split], axis=0)
     total = sum(part.total for part in split) % 2**64
-    return sizes, np.array(total, np.uint64)
+    limit = max(part.highest for part in split)
+    return sizes, np.array(total, np.uint64), np.array(limit, np.uint64)
 
 
 def _add_up(

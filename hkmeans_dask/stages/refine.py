@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hkmeans_dask.kmeans import finite
 from hkmeans_dask.kmeans.hierarchy import Hierarchy
 from hkmeans_dask.kmeans.moves import Partial, say, to_means
 from hkmeans_dask.runtime.blas import one_blas_thread
@@ -75,6 +76,7 @@ def refine(
     runner: Runner,
     *,
     exact: bool,
+    exclude: bool = False,
 ) -> Any:
     """Read X up to `n_passes` times, and move the small centers to their means.
 
@@ -89,12 +91,14 @@ def refine(
     runner : Runner
     exact : bool
         Whether features compare all centers, even if they are many.
+    exclude : bool, default=False
+        Whether features with values that are not finite are left out.
 
     Returns
     -------
     model : Delayed of mapping, or Record
-        The fields of `Hierarchy` by name, the ``"total"`` of the model that came, and
-        ``"passes"``, the number made.
+        The fields of `Hierarchy` by name, the ``"total"`` and ``"limit"`` of the model
+        that came, and ``"passes"``, the number made.
 
     Notes
     -----
@@ -104,7 +108,8 @@ def refine(
     """
     model = task("widen", _widen, model, exact)
     for number in range(1, n_passes + 1):
-        sums = partial(_sums, features.blocks, features.weight_blocks())
+        what = (features.blocks, features.weight_blocks(), exclude)
+        sums = partial(_sums, *what)
         name, rounds = f"refine-{number}", n_passes - number + 1
         how = (workspace, runner, rounds, features.weight_exponent)
         move = partial(_move, exact)
@@ -115,8 +120,11 @@ def refine(
     return runner.hold([final], handles=workspace.on_disk)[0]
 
 
-def _sums(blocks: da.Array, weights: da.Array | None, model: Any) -> list[Delayed]:
-    return [row[0] for row in map_blocks("refine", _sum, blocks, model, weights)]
+def _sums(
+    blocks: da.Array, weights: da.Array | None, exclude: bool, model: Any
+) -> list[Delayed]:
+    mapped = map_blocks("refine", _sum, blocks, model, weights, exclude)
+    return [row[0] for row in mapped]
 
 
 @one_blas_thread
@@ -130,7 +138,8 @@ def _begin(
     levels, unit = (coarse.offset, coarse.centers, fine), np.array(coarse.unit)
     found = Hierarchy.arrange(*levels, exact=True, unit=unit)
     total = np.array(sum(part.total for part in parts) % 2**64, np.uint64)
-    return workspace.save("nested", total=total, **found._asdict())
+    limit = np.array(max(part.highest for part in parts), np.uint64)
+    return workspace.save("nested", total=total, limit=limit, **found._asdict())
 
 
 @one_blas_thread
@@ -138,13 +147,23 @@ def _widen(model: Arrays, exact: bool) -> Arrays:
     """Let features look beyond their big cluster."""
     nested = Hierarchy.of(model)
     found = Hierarchy.arrange(*nested[:3], exact=exact, unit=nested.unit)
-    return {"total": model["total"], **found._asdict()}
+    return {**_drawn(model), **found._asdict()}
 
 
-def _sum(block: Any, start: int, model: Arrays, weights: Array | None) -> Partial:
+def _drawn(model: Arrays) -> dict[str, Any]:
+    """Give what tells the training rows of a model."""
+    return {name: model[name] for name in ("total", "limit")}
+
+
+def _sum(
+    block: Any, start: int, model: Arrays, weights: Array | None, exclude: bool
+) -> Partial:
     """Label a block, and say what its features say about the centers."""
     hierarchy = Hierarchy.of(model)
     weights = None if weights is None else weights[:, 0]
+    good = finite.finite_rows(block) if exclude else None
+    if good is not None:
+        block, weights = block[good], None if weights is None else weights[good]
     points = hierarchy.points(block)
     return say(points, hierarchy.label(points), hierarchy.fine, weights)
 
@@ -158,7 +177,7 @@ def _move(
     levels = (hierarchy.offset, hierarchy.coarse, fine)
     moved = Hierarchy.arrange(*levels, exact=exact, unit=hierarchy.unit)
     told = outcome._asdict() | moved._asdict()
-    return workspace.save(name, total=model["total"], **as_arrays(told))
+    return workspace.save(name, **_drawn(model), **as_arrays(told))
 
 
 def _save(
@@ -167,4 +186,4 @@ def _save(
     """Save what the label stage and a fit that goes on look for."""
     fields = Hierarchy.of(model)._asdict()
     passes_made = np.array(passes)
-    return workspace.save(name, total=model["total"], passes=passes_made, **fields)
+    return workspace.save(name, **_drawn(model), passes=passes_made, **fields)

@@ -80,7 +80,8 @@ def load(
         arrays = {
             name: _read(url, array, name in lazy) for name, array in found.items()
         }
-    excludes = attributes["parameters"]["metric"] == "cosine"
+    given = attributes["parameters"]
+    excludes = given["metric"] == "cosine" or given.get("missing") == "exclude"
     check_values(url, arrays, excludes=excludes)
     some_excluded = arrays["sizes"].sum() < attributes["fitted"]["n_features_in"]
     arrays["labels"] = da.map_blocks(

@@ -228,8 +228,10 @@ class OnDisk:
         if self.find(name, of=of) is None:
             return None
         with self.reading(name) as file:
-            layout = {key: file[key] for key in ("starts", "cuts", "checksums", "like")}
-            return StoredRows(self, name, total=int(file["total"]), **layout)
+            wanted = ("starts", "cuts", "checksums", "like")
+            layout: dict[str, Any] = {key: file[key] for key in wanted}
+            layout |= {key: int(file[key]) for key in ("total", "highest")}
+            return StoredRows(self, name, **layout)
 
     def save(self, name: str, *, of: int = 0, **arrays: Array) -> Arrays:
         """Write named arrays; they appear when they are complete.
@@ -273,12 +275,11 @@ class OnDisk:
         """Write rows group after group, then the record that tells of them."""
         with self.writing(name + RAW) as file:
             cuts, checksums = write(file, rows)
-        total = np.array(rows.total, np.uint64)
+        told = {"total": rows.total, "highest": rows.highest}
+        numbers = {key: np.array(value, np.uint64) for key, value in told.items()}
         layout = {"starts": rows.starts, "cuts": cuts, "checksums": checksums}
-        self.save(name, of=of, total=total, like=rows.like, **layout)
-        return StoredRows(
-            self, name, rows.starts, cuts, checksums, rows.like, rows.total
-        )
+        self.save(name, of=of, like=rows.like, **numbers, **layout)
+        return StoredRows(self, name, rows.starts, cuts, checksums, rows.like, **told)
 
     @contextmanager
     def reading(self, name: str) -> Iterator[Any]:

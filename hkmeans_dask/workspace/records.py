@@ -98,6 +98,9 @@ class Partitions(NamedTuple):
     total: Array
     """Checksum of all training rows, uint64."""
 
+    limit: Array
+    """Their highest key, uint64."""
+
     source: Parts
     """What `parts` is made of: a cluster forgets what no client refers to, and a
     Delayed does not refer to what is nested in its arguments."""

@@ -86,6 +86,11 @@ class Rows(NamedTuple):
         """No rows, but of the same dtype and width; no view, which would hold all."""
         return np.empty((0, self.array.shape[1]), self.array.dtype)
 
+    @property
+    def highest(self) -> int:
+        """Their highest key, 0 if there are none."""
+        return int(self.keys.max(initial=0))
+
     def load(self) -> Rows:
         """Give all rows."""
         return self
@@ -116,6 +121,8 @@ class StoredRows(NamedTuple):
     """No rows, but of the same dtype and width."""
 
     total: int
+    highest: int
+    """See `Rows`."""
 
     def load(self) -> Rows:
         """Read all rows into memory."""

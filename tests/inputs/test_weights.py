@@ -261,7 +261,7 @@ def test_an_interrupted_fit_goes_on_with_the_same_weights_only(tmp_path, monkeyp
         with pytest.raises(ZeroDivisionError):
             model.fit(blocks, feature_weight=WEIGHTS)
     with monkeypatch.context() as patch:
-        patch.setattr("hkmeans_dask.stages.sample._keep", lambda *_: 1 / 0)
+        patch.setattr("hkmeans_dask.stages.sample.keep", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             model.fit(blocks, feature_weight=WEIGHTS + 1)
         same(model.fit(blocks, feature_weight=WEIGHTS), expected)

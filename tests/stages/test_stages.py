@@ -17,7 +17,7 @@ from hkmeans_dask.inputs import arrays
 from hkmeans_dask.kmeans import sampling
 from hkmeans_dask.kmeans.hierarchy import Hierarchy
 from hkmeans_dask.kmeans.minibatch import Schedule
-from hkmeans_dask.kmeans.sampling import keys
+from hkmeans_dask.kmeans.sampling import key_limit, keys
 from hkmeans_dask.runtime.execution import Runner
 from hkmeans_dask.stages import label
 from hkmeans_dask.stages import partition as partition_stage
@@ -448,9 +448,10 @@ def test_given_centers_start_in_their_big_cluster(place):
 def labelled(X, n_rows, hierarchy, workspace, chunks=None):
     """Labels of X, and the same as an array."""
     features, runner = taken(X, chunks)
-    model = workspace.save("model", **hierarchy._asdict())
+    limit = np.array(key_limit(0, len(X), n_rows), np.uint64)
+    model = workspace.save("model", limit=limit, **hierarchy._asdict())
     held = model if workspace.on_disk else lazily(model)
-    found = label_features(features, n_rows, 0, held, workspace, runner)
+    found = label_features(features, 0, held, workspace, runner)
     numbers = np.arange(len(hierarchy.fine), dtype=np.int32)
     return found, as_array(found, numbers, features, None)
 
@@ -554,7 +555,7 @@ def run_all(X, workspace, n_rows=200, chunks=None, init=None):
     found = {"training rows": by_rank(runner.compute(*parts))}
     split = partition(parts, coarse, 16, "size", init, workspace, runner)
     model = train_fine(split, SCHEDULE, 0, init, workspace, runner)
-    labels = label_features(features, n_rows, 0, model, workspace, runner)
+    labels = label_features(features, 0, model, workspace, runner)
     found |= {f"coarse {name}": value for name, value in coarse._asdict().items()}
     found |= {f"rows of {big}": some for big, some in enumerate(rows_of(split))}
     found |= {"shares": split.shares, "total of the first pass": split.total}
