@@ -251,7 +251,8 @@ def _model(sizes: Sizes) -> int:
 def _n_kept(sizes: Sizes) -> int:
     """Kept rows of a block."""
     if sizes.by_range:
-        return sizes.block_rows  # of the first ranges any row may be among the lowest
+        # Of the first ranges any row may be among the lowest.
+        return min(sizes.block_rows, sizes.n_rows)
     n_features = sizes.n_trainable or sizes.n_features
     return min(-(-sizes.block_rows * sizes.n_rows // n_features), sizes.n_rows)
 

@@ -32,6 +32,7 @@ from hkmeans_dask.workspace.drawing import (
     How,
     finite_features,
     join,
+    join_run,
     keep,
     keys_of,
     lowest,
@@ -87,7 +88,7 @@ def keep_training_rows(
     """
     n_rows = min(n_rows, features.blocks.shape[0])
     weighted = features.weights is not None
-    how = How(seed, features.dtype, weighted, unit, exclude)
+    how = How(seed, features.dtype, weighted, unit, exclude, n_rows)
     where = (how, workspace, runner)
     if exclude and features.in_place is not None:
         parts = _keep_finite(features, n_rows, *where)
@@ -242,9 +243,9 @@ class _Runs:
         return [(self.start + first, self.start + last) for first, last in bounds]
 
     def _run(self, blocks: list[Delayed], bound: tuple[int, int]) -> Delayed:
-        which = (bound, self._limit, None, self._how)
+        how = (bound, self._limit, self._how)
         where = (self._workspace, f"run-{bound[0]}")
-        return task("join", join, blocks, None, *which, *where)
+        return task("join", join_run, blocks, *how, *where)
 
     def _computed(self, runs: list[Any], count: list[str]) -> list[Any]:
         """Compute runs, and hold what the next range needs of the last block."""
@@ -259,8 +260,8 @@ class _Runs:
         if len(keys) >= self._n_rows:
             self._limit = int(np.partition(keys, self._n_rows - 1)[self._n_rows - 1])
         before, self._keys = self._keys, [k[k <= self._limit] for k in self._keys]
-        if self._workspace.on_disk:
-            return
+        if self._workspace.on_disk or self.start == self._edges[-1]:
+            return  # the rows of a file are read no further than they are wanted
         pairs = enumerate(zip(before, self._keys, strict=True))
         less = [number for number, (old, new) in pairs if len(new) < len(old)]
         if not less:

@@ -37,6 +37,9 @@ class How(NamedTuple):
     exclude: bool
     """Whether features that cannot be clustered are left out before ranks are given."""
 
+    n_rows: int
+    """Rows that are wanted in all, so of no block more."""
+
 
 class Kept(NamedTuple):
     """What a block gave."""
@@ -72,18 +75,39 @@ def keep(
     if bad or not copy:
         return Kept(None, np.empty(0, np.int64), bad)
     weights = None if weights is None else weights[:, 0]
-    features, _ = sampling.kept(how.seed, limit, start, start + len(block), weights)
+    features, keys = sampling.kept(how.seed, limit, start, start + len(block), weights)
+    if how.exclude and len(features) > how.n_rows:
+        features = _lowest_good(block, start, features, keys, how)
     rows = np.ascontiguousarray(block[features - start], how.dtype)
-    good = finite.finite_rows(rows) if how.exclude else None
+    good = _good(rows, how.unit) if how.exclude else None
     if good is not None:
         rows, features = rows[good], features[good]
     rows = kernels.to_unit(rows)[0] if how.unit else rows
-    if how.exclude and how.unit:
-        some = rows.any(axis=1)
-        rows, features = rows[some], features[some]
     if weights is not None:
         rows = join_weights(rows, weights[features - start])
     return Kept(rows, features, None)
+
+
+def _good(values: Any, unit: bool) -> Array | None:
+    """Tell which rows can be clustered; None if all can."""
+    good = finite.finite_rows(values)
+    if not unit:
+        return good
+    some: Array = np.asarray(values).any(axis=1)
+    return some if good is None else good & some
+
+
+def _lowest_good(
+    block: Any, start: int, features: Index, keys: Array, how: How
+) -> Index:
+    """Those of some features of a block that may be wanted: the lowest good ones."""
+    good = _good(block, how.unit)
+    if good is not None:
+        here = good[features - start]
+        features, keys = features[here], keys[here]
+    if len(features) > how.n_rows:
+        features = features[keys <= np.partition(keys, how.n_rows - 1)[how.n_rows - 1]]
+    return features
 
 
 def join(
@@ -106,15 +130,41 @@ def join(
         starts = np.array([0, len(order)])
         rows = Rows(in_place, features[order], keys[order], starts, 0)
         return workspace.save_rows(name, rows)
-    array = np.concatenate([_within(block, *bound, block.rows) for block in kept])
-    if how.weighted or how.exclude:  # of these features some are not kept, and a block
-        here = [_within(block, *bound, block.features) for block in kept]
-        # may have been read when the limit was higher
-        _, rows_of, keys_of = np.intersect1d(
-            np.concatenate(here), features, assume_unique=True, return_indices=True
-        )
-        array, keys = array[rows_of], keys[keys_of]
+    array, keys = _kept_among(kept, bound, features, keys, how)
     return workspace.save_rows(name, _ranked(array, keys, how))
+
+
+def join_run(
+    kept: list[Kept],
+    bound: tuple[int, int],
+    limit: int,
+    how: How,
+    workspace: InMemory | OnDisk,
+    name: str,
+) -> Rows | StoredRows:
+    """Join rows of one range that may be kept; `lowest` gives them a checksum."""
+    features, keys = sampling.kept(how.seed, limit, *bound)
+    array, keys = _kept_among(kept, bound, features, keys, how)
+    order = np.argsort(keys)
+    rows = Rows(array, order, keys[order], np.array([0, len(order)]), 0)
+    return workspace.save_rows(name, rows)
+
+
+def _kept_among(
+    kept: list[Kept], bound: tuple[int, int], features: Index, keys: Array, how: How
+) -> tuple[Array, Array]:
+    """Kept rows of some features, and their keys.
+
+    Of these features some may not be kept; others may be of a block that was read when
+    the limit was higher.
+    """
+    array = np.concatenate([_within(block, *bound, block.rows) for block in kept])
+    if not (how.weighted or how.exclude):
+        return array, keys
+    here = np.concatenate([_within(block, *bound, block.features) for block in kept])
+    sides = (here, features)
+    _, rows, found = np.intersect1d(*sides, assume_unique=True, return_indices=True)
+    return array if len(rows) == len(array) else array[rows], keys[found]
 
 
 def _ranked(array: Array, keys: Array, how: How) -> Rows:
