@@ -16,7 +16,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import ConvergenceWarning
 
 from hkmeans_dask import HierarchicalKMeans
+from hkmeans_dask.cli.commands import main
 from hkmeans_dask.kmeans import sampling
+from hkmeans_dask.stages import sample
 from tests.resuming import Interrupted, interrupt, only, same
 from tests.strategies import Watched, cuts, nothing_computed, quick
 
@@ -525,3 +527,78 @@ def test_a_line_says_how_many_are_left_out(caplog):
         caplog.clear()
         excluding().fit(GOOD)
         assert "left out" not in caplog.text
+
+
+@pytest.fixture
+def stored(tmp_path, monkeypatch):
+    """Store X packed, with a fill value for what is missing, where commands run."""
+    monkeypatch.chdir(tmp_path)
+    packed = np.where(np.isfinite(X), np.round(X / 0.01), -9999).astype("i4")
+    array = zarr.create_array("x", data=packed, chunks=(100, 12))
+    array.attrs.update(scale_factor=0.01, _FillValue=-9999)
+    return np.where(packed == -9999, np.nan, packed * 0.01)
+
+
+def test_commands_leave_out(stored, capsys, caplog):
+    assert main(["fit", "x", "m", "-k", "20", "--missing", "exclude"]) == 0
+    assert f"features left out         {SCATTERED.sum()}" in capsys.readouterr().out
+    assert f"{SCATTERED.sum()} of 900 features left out" in caplog.text
+    model = HierarchicalKMeans.from_zarr("m")
+    assert model.missing == "exclude"
+    assert_array_equal(np.asarray(model.labels_) < 0, SCATTERED)
+    assert main(["info", "m"]) == 0
+    told = capsys.readouterr().out
+    assert f"features left out         {SCATTERED.sum()}" in told
+    assert "missing                   exclude" in told
+    assert main(["predict", "x", "m", "labels"]) == 0
+    assert_array_equal(zarr.open_array("labels")[:], np.asarray(model.labels_))
+    assert main(["transform", "x", "m", "means"]) == 0
+    assert main(["inverse-transform", "means", "m", "back"]) == 0
+    back = zarr.open_array("back")[:]
+    assert_array_equal(np.isnan(back).all(axis=1), SCATTERED)
+    labels = np.asarray(model.labels_)
+    one = stored[labels == 3].mean(axis=0)
+    assert_allclose(back[labels == 3], np.tile(one, (sum(labels == 3), 1)), rtol=1e-6)
+    assert main(["plan", "x", "-k", "20", "--missing", "exclude"]) == 0
+
+
+def test_commands_refuse_by_default(stored, capsys):
+    assert main(["fit", "x", "m", "-k", "20", "--quiet"]) == 2
+    told = capsys.readouterr().err
+    assert "missing='exclude'" in told
+    assert "fill values" in told
+    assert main(["fit", "x", "m", "-k", "20", "--missing", "drop"]) == 2
+
+
+# What it takes
+
+
+@pytest.mark.usefixtures("short_ranges")
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("most", [3, 300])
+def test_a_plan_counts_the_tasks_and_bytes(durable, most, tmp_path, monkeypatch):
+    counted, task = [], sample.task
+    lazy = da.from_array(GOOD, (60, -1))
+    place = tmp_path if durable else None
+    model = excluding(max_features_per_cluster=most, work_dir=place)
+    plan = model.plan(lazy)
+    assert plan.n_passes == 2
+
+    def counting(*args, **options):
+        counted.append(args[0])
+        return task(*args, **options)
+
+    monkeypatch.setattr(sample, "task", counting)
+    model.fit(lazy)
+    assert 15 + len(counted) <= plan.tasks["sample"] <= 3 * (15 + len(counted))
+    rows = (20 * most if most == 3 else 900) * 12 * 8
+    plain = HierarchicalKMeans(20, max_features_per_cluster=most, work_dir=place)
+    before = plain.plan(lazy)
+    if most == 300:
+        assert plan.held_bytes == before.held_bytes
+        assert plan.workspace_bytes == before.workspace_bytes
+    elif durable:
+        assert plan.workspace_bytes > before.workspace_bytes + rows
+    else:
+        assert plan.held_bytes >= 2 * before.held_bytes == 2 * rows
+    assert plan.peaks["label"] > before.peaks["label"]

@@ -180,11 +180,16 @@ def _tasks(
 
 
 def _tasks_of_ranges(sizes: Sizes) -> int:
-    """Tasks that leave features out: count rows; of each range join, look, let go."""
+    """Count the tasks that leaving features out takes.
+
+    Those that count rows; and where ranges are read one by one, those that join runs,
+    look at their keys, and let go of rows, each time of all runs.
+    """
     if not sizes.by_range:
         return sizes.n_parts * sizes.exclude
     n_runs = count_parts(sizes.range_rows, sizes.range_rows * sizes.kept_row)
-    return sizes.n_parts + 3 * n_runs * _n_ranges(sizes)
+    n_ranges = _n_ranges(sizes)
+    return sizes.n_parts + n_runs * (2 * n_ranges + n_ranges * (n_ranges + 1) // 2)
 
 
 def _n_ranges(sizes: Sizes) -> int:
