@@ -2,14 +2,19 @@
 
 Zarr reads a file into fresh memory, decodes it into more of it, and copies that into
 the result. Where a chunk is one local file with one usual compressor, or none, the file
-is decoded straight into the result, for well under half of the processor's time. Any
-other array is left to Zarr.
+is decoded straight into the result, for well under half of the processor's time. Where
+files take long to come (a network, a slow disk) several are read at once. Any other
+array is left to Zarr.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import os
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,10 +23,20 @@ from zarr.codecs import BytesCodec
 from zarr.storage import LocalStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from hkmeans_dask.kmeans.kernels import Array
+
+
+IN_FLIGHT = 16
+"""Files that are read at once where one takes long, at most."""
+
+AHEAD_BYTES = 16 * 2**20
+"""Bytes of their chunks, at most."""
+
+SLOW = 0.005
+"""Seconds that reading a file takes, from which on others are read meanwhile."""
 
 
 class LocalChunks(NamedTuple):
@@ -61,23 +76,40 @@ class LocalChunks(NamedTuple):
             part.indices(size)[:2] for part, size in zip(chosen, shape, strict=True)
         ]
         found = np.empty([max(0, stop - start) for start, stop in spans], self.dtype)
-        for place in itertools.product(*map(_touched, spans, self.chunks)):
-            self._read_chunk(place, spans, found)
+        places = list(itertools.product(*map(_touched, spans, self.chunks)))
+        for place, stored in zip(places, self._contents(places), strict=True):
+            self._decode(stored, place, spans, found)
         return found
 
-    def _read_chunk(
-        self, place: tuple[int, ...], spans: list[tuple[int, int]], found: Array
+    def _contents(self, places: list[tuple[int, ...]]) -> Iterator[Array | None]:
+        """Yield the bytes of chunks; once one takes long, several are read ahead."""
+        files = [self.folder / self.key(place) for place in places]
+        most = AHEAD_BYTES // max(1, math.prod(self.chunks) * self.dtype.itemsize)
+        took = 0.0
+        while files and (took < SLOW or most < 2):
+            start = time.perf_counter()
+            stored = _stored(files.pop(0))
+            took = time.perf_counter() - start
+            yield stored
+        if files:
+            yield from _read_ahead(files, min(IN_FLIGHT, most))
+
+    def _decode(
+        self,
+        stored: Array | None,
+        place: tuple[int, ...],
+        spans: list[tuple[int, int]],
+        found: Array,
     ) -> None:
-        """Read the part of a chunk that is wanted into the result."""
+        """Decode the part of a chunk that is wanted into the result."""
         where = list(map(_overlap, place, self.chunks, spans))
         target = found[tuple(inside for _, inside in where)]
-        whole = target.shape == self.chunks and target.flags.c_contiguous
-        chunk = target if whole else np.empty(self.chunks, self.dtype)
-        try:
-            self.decode(_stored(self.folder / self.key(place)), chunk)
-        except FileNotFoundError:
+        if stored is None:
             target[...] = self.fill_value
             return
+        whole = target.shape == self.chunks and target.flags.c_contiguous
+        chunk = target if whole else np.empty(self.chunks, self.dtype)
+        self.decode(stored, chunk)
         if not whole:
             target[...] = chunk[tuple(wanted for wanted, _ in where)]
 
@@ -101,11 +133,28 @@ def _overlap(number: int, size: int, span: tuple[int, int]) -> tuple[slice, slic
     return slice(start - first, stop - first), slice(start - span[0], stop - span[0])
 
 
-def _stored(path: Path) -> Array:
-    """Bytes of a file; a bytes object would not be put into large pages."""
-    with path.open("rb") as file:
-        stored = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
-        return stored[: file.readinto(stored.data)]
+def _read_ahead(files: list[Path], most: int) -> Iterator[Array | None]:
+    """Yield the bytes of files in order, of which so many are read at once."""
+    with ThreadPoolExecutor(most) as pool:
+        coming = deque(pool.submit(_stored, file) for file in files[:most])
+        for file in [*files[most:], *[None] * len(coming)]:
+            stored = coming.popleft().result()
+            if file is not None:
+                coming.append(pool.submit(_stored, file))
+            yield stored
+
+
+def _stored(path: Path) -> Array | None:
+    """Bytes of a file, None if there is none.
+
+    A bytes object would not be put into large pages.
+    """
+    try:
+        with path.open("rb") as file:
+            stored = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
+            return stored[: file.readinto(stored.data)]
+    except FileNotFoundError:
+        return None
 
 
 def _from_blosc(stored: Array, chunk: Array) -> None:

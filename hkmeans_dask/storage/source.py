@@ -26,7 +26,7 @@ from dask.base import tokenize
 from zarr.storage import FsspecStore, LocalStore
 
 from hkmeans_dask.compat import find_details, run_on_zarr
-from hkmeans_dask.storage.chunks import LocalChunks, lenient
+from hkmeans_dask.storage.chunks import AHEAD_BYTES, LocalChunks, lenient
 from hkmeans_dask.storage.known import once
 from hkmeans_dask.storage.packed import packing_of, stored
 
@@ -293,10 +293,10 @@ def reading(
     stored_bytes : int
         Of what is read at once: a chunk, or a shard.
     singly : bool, default=False
-        Whether one chunk is read after the other.
+        Whether one chunk is decoded after the other.
     """
     if singly:
-        return stored_bytes + chunk_bytes
+        return stored_bytes + chunk_bytes + min(block_bytes, AHEAD_BYTES)
     return min(block_bytes, DECODED * chunk_bytes) + min(stored_bytes, block_bytes)
 
 

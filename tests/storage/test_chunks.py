@@ -1,5 +1,7 @@
 """Chunks decoded where they belong: the same values as Zarr reads."""
 
+import threading
+
 import numpy as np
 import pytest
 import zarr
@@ -9,6 +11,7 @@ from numcodecs import LZ4, Blosc, Delta, Zstd
 from zarr.codecs import BloscCodec, BytesCodec, GzipCodec, TransposeCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
+from hkmeans_dask.storage import chunks
 from hkmeans_dask.storage.chunks import LocalChunks
 
 V3 = {
@@ -129,3 +132,45 @@ def test_a_chunk_of_another_size_is_refused(wrong, zarr_format, name, tmp_path):
     chosen = (slice(None), slice(None))
     with pytest.raises(ValueError, match=r"bytes|reshape"):
         LocalChunks.of(array).read(chosen, array.shape)
+
+
+def several(tmp_path):
+    """Write an array of nine chunks, of which one is missing."""
+    values = some((90, 4))
+    values[30:40] = 0
+    store = tmp_path / "slow"
+    array = written(store, 3, "zstd", values, (10, 4), fill_value=7)
+    (store / "c" / "3" / "0").unlink()
+    values[30:40] = 7
+    return values, array, store
+
+
+def test_files_that_take_long_are_read_at_once(tmp_path, monkeypatch):
+    """The first one tells; four others then wait for each other."""
+    values, array, _ = several(tmp_path)
+    barrier, read, first = threading.Barrier(4), chunks._stored, []
+
+    def slowly(path):
+        if first:
+            barrier.wait(60)
+        first.append(path)
+        return read(path)
+
+    monkeypatch.setattr(chunks, "_stored", slowly)
+    monkeypatch.setattr(chunks, "SLOW", 0)
+    monkeypatch.setattr(chunks, "AHEAD_BYTES", 4 * 10 * 4 * 4)
+    found = LocalChunks.of(array).read((slice(None), slice(None)), array.shape)
+    assert np.array_equal(found, values)
+    assert len(first) == 9
+
+
+@pytest.mark.parametrize("ahead", [0, 10**6])
+def test_a_damaged_chunk_is_an_error_whenever_it_is_read(tmp_path, monkeypatch, ahead):
+    _, array, store = several(tmp_path)
+    monkeypatch.setattr(chunks, "SLOW", 0)
+    monkeypatch.setattr(chunks, "AHEAD_BYTES", ahead)
+    (store / "c" / "5" / "0").write_bytes(b"no chunk")
+    local = LocalChunks.of(array)
+    assert local.read((slice(0, 50), slice(None)), array.shape).shape == (50, 4)
+    with pytest.raises(RuntimeError):
+        local.read((slice(None), slice(None)), array.shape)
