@@ -33,6 +33,7 @@ def do_all(z, url):
     assert_array_equal(model.transform(z), EXPECTED.transform(X))
 
 
+@pytest.mark.filterwarnings("ignore:.*cannot be listed")
 @pytest.mark.parametrize("kind", ["local", "remote"])
 def test_zarr_without_its_loop(kind, tmp_path, monkeypatch):
     root = {"local": str(tmp_path), "remote": "memory://without-sync"}[kind]

@@ -70,7 +70,7 @@ class Cluster:
             # That the scheduler has gone is said where a command ends by it.
             logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
             resolve_address(self.address)  # fails first, without a Client left behind
-            with Client(self.address), _deaths_explained():
+            with Client(self.address), _deaths_explained("more memory"):
                 yield
         elif self.workers:
             with self._local():
@@ -105,21 +105,22 @@ class Cluster:
             Client(cluster) as client,
         ):
             client.register_worker_callbacks(_ignore_signals)
-            with _deaths_explained():
+            with _deaths_explained("more memory (--memory-limit)"):
                 yield
 
 
 @contextmanager
-def _deaths_explained() -> Iterator[None]:
-    """Say what to do when workers died, or the scheduler."""
+def _deaths_explained(more: str) -> Iterator[None]:
+    """Say what to do when workers died, or the scheduler; `more` is for memory."""
     from distributed import CancelledError, KilledWorker
 
     try:
         yield
     except KilledWorker as error:
         raise ValueError(
-            f"Workers died, most likely of memory: {error} Give each more "
-            "(--memory-limit), or store the input in smaller chunks."
+            f"Workers died: {error} Either of memory: give each {more}, or store the "
+            "input in smaller chunks. Or they were ended from outside (preemption, "
+            "walltime): run the command again, a fit with --work-dir goes on."
         ) from error
     except CancelledError as error:
         raise ConnectionError(

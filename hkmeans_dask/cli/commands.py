@@ -32,6 +32,7 @@ from hkmeans_dask.cli.options import (
     reading,
     showing,
 )
+from hkmeans_dask.cli.saving import save
 from hkmeans_dask.cli.signals import Terminated, terminable
 from hkmeans_dask.runtime.progress import phase
 
@@ -150,7 +151,7 @@ def fit(
     weights = open_values(feature_weight) if feature_weight else None
     with fills_explained(X), cluster.running():
         model.fit(X, feature_weight=weights)
-    model.to_zarr(model_path, overwrite=overwrite)
+    save(model, model_path, overwrite=overwrite)
     _print_table(_fitted(model, model_path))
 
 
@@ -319,7 +320,7 @@ def info(model_path: str) -> None:
     """Describe a model."""
     from hkmeans_dask.storage import models, sound
 
-    told, sizes = models.describe(model_path)
+    told, sizes = models.told_of(model_path)
     with sound.damage_told(model_path):
         _print_table(_described(told, sizes))
 

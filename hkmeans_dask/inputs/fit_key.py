@@ -24,9 +24,9 @@ def describe(X: Any, features: Features, feature_axis: int) -> dict[str, Any]:
     fingerprint = None
     array = _plainly_zarr(X)
     if array is not None:
-        from hkmeans_dask.storage import source
+        from hkmeans_dask.storage import listing
 
-        fingerprint = source.fingerprint(array)
+        fingerprint = listing.fingerprint(array)
     elif is_lazy(X):
         fingerprint = tokenize(X)
     blocks = features.blocks
@@ -39,9 +39,9 @@ def is_known(X: Any) -> bool:
     array = _plainly_zarr(X)
     if array is None:
         return not is_lazy(X)
-    from hkmeans_dask.storage import source
+    from hkmeans_dask.storage import listing
 
-    return source.tells_changes(array)
+    return listing.tells_changes(array)
 
 
 def _plainly_zarr(X: Any) -> Any:

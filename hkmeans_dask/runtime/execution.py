@@ -33,6 +33,7 @@ from hkmeans_dask.kmeans.crew import shared_tiles
 from hkmeans_dask.runtime import progress
 from hkmeans_dask.runtime.blas import one_blas_thread
 from hkmeans_dask.runtime.tasks import VERSION, mismatch
+from hkmeans_dask.runtime.watching import watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -163,7 +164,12 @@ class Runner:
 
     @contextmanager
     def _sending(self) -> Iterator[None]:
-        """Let a graph be larger by what it has to carry, before distributed warns."""
+        """Let a graph be larger by what it has to carry; say if nobody works at it."""
+        with watched(self.client), self._large_graphs():
+            yield
+
+    @contextmanager
+    def _large_graphs(self) -> Iterator[None]:
         if not self.client or not self.sent_bytes:
             yield
             return

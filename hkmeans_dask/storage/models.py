@@ -15,7 +15,14 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore
 
 from hkmeans_dask.storage.opening import open_group
-from hkmeans_dask.storage.outputs import CHUNK_BYTES, complete, writing
+from hkmeans_dask.storage.outputs import (
+    CHUNK_BYTES,
+    complete,
+    describe,
+    put,
+    writing,
+)
+from hkmeans_dask.storage.patience import told
 from hkmeans_dask.storage.replacing import ROOT, taken_as_is
 from hkmeans_dask.storage.sound import (
     check_files,
@@ -38,7 +45,10 @@ def save(
 ) -> None:
     """Write a model: arrays chunk by chunk, attributes, then the status."""
     with writing(url, overwrite=overwrite) as place:
-        group = zarr.create_group(
+        group = told(
+            place,
+            "written",
+            zarr.create_group,
             taken_as_is(place),
             attributes={"status": "writing"},
             overwrite=True,
@@ -47,21 +57,25 @@ def save(
         for name, values in arrays.items():
             row_bytes = max(1, values.dtype.itemsize * math.prod(values.shape[1:]))
             rows = max(1, min(len(values), CHUNK_BYTES // row_bytes))
-            target = group.create_array(
+            target = told(
+                place,
+                "written",
+                group.create_array,
                 name,
                 shape=values.shape,
                 dtype=values.dtype,
                 chunks=(rows, *(max(1, n) for n in values.shape[1:])),
                 compressors=(ZstdCodec(level=0), Crc32cCodec()),  # a flip is noticed
                 config={"write_empty_chunks": True},
+                overwrite=True,  # one that was begun
             )
             for start in range(0, len(values), rows):
                 part = values[start : start + rows]
                 if isinstance(part, da.Array):
                     part = part.compute(scheduler="threads")
-                target[start : start + rows] = part
+                put(target, (slice(start, start + rows),), part)
         record = {"hkmeans_dask": version("hkmeans_dask"), **attributes}
-        group.attrs.update(json.loads(json.dumps(record, default=_plain)))
+        describe(group, json.loads(json.dumps(record, default=_plain)))
         complete(group)
 
 
@@ -93,7 +107,7 @@ def load(
     return arrays, attributes
 
 
-def describe(url: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
+def told_of(url: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
     """Read what a complete model tells of itself, and the sizes of its clusters."""
     url = os.fspath(url)
     group, attributes = _told(url)
@@ -124,7 +138,7 @@ def _check_chunks(url: str, *arrays: Any) -> None:
 
 
 def _read(url: str, array: Any, lazy: bool) -> Any:
-    if array.nchunks_initialized != array.nchunks:
+    if told(url, "listed", getattr, array, "nchunks_initialized") != array.nchunks:
         raise FileNotFoundError(
             f"{url} is damaged: chunks of {array.basename} are missing."
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -16,8 +17,10 @@ import numcodecs.errors
 import zarr
 import zarr.errors
 
+from hkmeans_dask.storage.objects import Objects, resolve
 from hkmeans_dask.storage.packed import stored
-from hkmeans_dask.storage.replacing import resolve, standing, taken_as_is
+from hkmeans_dask.storage.patience import Unreachable, told
+from hkmeans_dask.storage.replacing import standing, taken_as_is
 from hkmeans_dask.storage.source import VARYING
 from hkmeans_dask.workspace.plain import is_file_of
 
@@ -118,16 +121,22 @@ def open_group(url: str) -> Any:
 
 
 def _open(url: str, component: str | None) -> Any:
-    place = standing(location(url))
-    _refuse_no_files(place, component or "")
+    _refuse_no_files(location(url), component or "")
     try:
-        return zarr.open(taken_as_is(place), path=component or "", mode="r")
+        return told(url, "read", _open_standing, location(url), component or "")
     except UNKNOWN_CODEC as error:
         raise ValueError(
             f"{url} has chunks in a codec that is not installed ({error}). Install the "
             "package that has it, on all workers too."
         ) from error
+    except Unreachable:
+        raise
     except (*NOTHING_THERE, zarr.errors.BaseZarrError) as error:
+        if (bucket := _missing_bucket(location(url))) is not None:
+            raise FileNotFoundError(
+                f"{url} is not there: there is no bucket {bucket}, or it may not be "
+                "seen. Look whether its name and the endpoint are right."
+            ) from error
         name = f"{url} (component {component})" if component else url
         zipped = " A ZIP archive is zip://::PATH." if url.endswith(".zip") else ""
         raise FileNotFoundError(
@@ -144,10 +153,27 @@ def _refuse_no_files(place: str, component: str) -> None:
     if "://" in place:
         resolve(place)
         return
+    place = standing(place)
     for folder, name in itertools.product({"", component}, METADATA):
         path = Path(place) / folder / name
         if path.exists() and not is_file_of(path, METADATA_BYTES):
             raise ValueError(f"{path} is no file of metadata. Write the store again.")
+
+
+def _missing_bucket(place: str) -> str | None:
+    """Name the bucket of a URL, if that is what is not there."""
+    protocol, _, path = place.partition("://")
+    bucket = path.partition("/")[0]
+    if not bucket or protocol in ("file", "http", "https", "memory"):
+        return None
+    with suppress(Exception):  # what can be told of it is a help, no more
+        if not Objects(f"{protocol}://{bucket}").exists():
+            return bucket
+    return None
+
+
+def _open_standing(place: str, component: str) -> Any:
+    return zarr.open(taken_as_is(standing(place)), path=component, mode="r")
 
 
 def _refuse_incomplete(node: Any, url: str) -> None:

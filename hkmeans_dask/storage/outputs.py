@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-import time
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +21,13 @@ import zarr
 import zarr.errors
 from zarr.codecs import BloscCodec
 
+from hkmeans_dask.runtime.portable import Portable
 from hkmeans_dask.runtime.progress import done
 from hkmeans_dask.storage import replacing
+from hkmeans_dask.storage.claims import claimed, remove_left
+from hkmeans_dask.storage.objects import Objects
 from hkmeans_dask.storage.opening import COMPLETE, location
+from hkmeans_dask.storage.patience import is_remote, told, url_of
 from hkmeans_dask.workspace.files import fullness_explained
 
 if TYPE_CHECKING:
@@ -42,9 +44,7 @@ CHUNK_BYTES = 16 * 2**20
 def writing(url: str | os.PathLike[str], *, overwrite: bool) -> Iterator[str]:
     """Give a place to write a store to; it appears at `url` when the block ends.
 
-    After an error nothing is left behind, and what was at `url` is still there. Remote
-    URLs at which nothing is are written in place: after an error they hold a store
-    marked as incomplete.
+    After an error nothing is left behind, and what was at `url` is still there.
 
     Raises
     ------
@@ -53,81 +53,75 @@ def writing(url: str | os.PathLike[str], *, overwrite: bool) -> Iterator[str]:
     """
     target = location(url)
     check_free(url, overwrite=overwrite)
-    writing_there = _writing_remotely if "://" in target else _writing_locally
-    with writing_there(target) as place:
+    writing_there = _writing_remotely if is_remote(target) else _writing_locally
+    if not is_remote(target):
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+    with claimed(target) as place, writing_there(target, place):
         yield place
 
 
 @contextmanager
-def _writing_locally(target: str) -> Iterator[str]:
-    path = Path(target)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(replacing.beside(target))
+def _writing_locally(target: str, partial: str) -> Iterator[None]:
     try:
         with fullness_explained(target, "Make space, or choose another output"):
-            yield str(partial)
-            replacing.replace(partial, path)
+            yield
+            replacing.replace(Path(partial), Path(target))
     except BaseException:
-        _remove(partial)
+        replacing.remove_local(partial)
         raise
 
 
 @contextmanager
-def _writing_remotely(target: str) -> Iterator[str]:
-    system, path = replacing.remote(target)
-    if not system.isdir(path):  # a single object is replaced by one write
-        yield target
-        return
-    partial = replacing.beside(target)
+def _writing_remotely(target: str, partial: str) -> Iterator[None]:
     try:
-        yield partial
+        yield
         replacing.replace_remote(partial, target)
     except BaseException:
-        if not replacing.is_pointed_to(partial, target):
-            replacing.remove_remote(partial)
+        replacing.forget_remote(partial, target)
         raise
 
 
-def _remove(folder: Path) -> None:
-    """Remove a folder to which threads of Zarr may still write for a moment.
-
-    They write the other chunks of a block of which one failed, and nobody waits for
-    them.
-    """
-    for seconds in (0.05, 0.1, 0.2, 0.0):
-        shutil.rmtree(folder, ignore_errors=True)
-        time.sleep(seconds)
-
-
 def check_free(url: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Refuse an output that is there, unless it may be overwritten."""
+    """Refuse an output that is there, unless it may be overwritten.
+
+    What dead processes left there goes. To an object store something is written, to
+    find out whether it can be.
+    """
     target = location(url)
+    if not is_remote(target):
+        with suppress(OSError):  # what can be written there is found out later
+            remove_left(target)
+    elif Objects(target).is_read_only:
+        raise ValueError(
+            f"{url} cannot be written: http can only be read. Choose a local path, or "
+            "the URL of an object store, such as s3://bucket/name."
+        )
+    elif Objects(target).is_bucket:
+        raise ValueError(f"{url} is a whole bucket. Name a place in it.")
+    else:
+        remove_left(target)
     if not overwrite and _exists(target):
         raise FileExistsError(
             f"{url} is already there. Choose another name, or pass overwrite "
             "(--overwrite)."
         )
-    marks = ("zarr.json", ".zarray", ".zgroup")
     folder = _names_in(target)
-    if folder and not any(mark in folder for mark in marks):
+    if folder and replacing.ROOTS.isdisjoint(folder):
         raise FileExistsError(
             f"{url} is a folder but no Zarr store, and stays. Choose another name."
         )
 
 
 def _exists(target: str) -> bool:
-    if "://" not in target:
-        return os.path.lexists(replacing.standing(target))
-    system, path = replacing.remote(target)
-    return bool(system.exists(path))
+    if is_remote(target):
+        return Objects(target).exists()
+    return os.path.lexists(replacing.standing(target))
 
 
 def _names_in(target: str) -> list[str]:
-    if "://" not in target:
-        return os.listdir(target) if os.path.isdir(target) else []
-    system, path = replacing.remote(target)
-    found = system.ls(path, detail=False) if system.isdir(path) else []
-    return [name.rstrip("/").rsplit("/", 1)[-1] for name in found]
+    if is_remote(target):
+        return Objects(target).names()
+    return os.listdir(target) if os.path.isdir(target) else []
 
 
 def create_array(
@@ -138,7 +132,10 @@ def create_array(
     LZ4 reads several times faster than Zarr's default. Chunks of zeros are
     written too, so that a chunk that is not there is always one that went missing.
     """
-    return zarr.create_array(
+    return told(
+        place,
+        "written",
+        zarr.create_array,
         replacing.taken_as_is(place),
         shape=shape,
         chunks=chunks,
@@ -170,9 +167,11 @@ def fill(place: str, array: da.Array, compute: Callable[..., object]) -> None:
     chunks = output_chunks(array)
     target = create_array(place, array.shape, chunks, array.dtype)
     compute(*_writes(_cut_at(array, chunks), target))
-    if target.nchunks_initialized != target.nchunks:
+    if missing := target.nchunks - told(
+        place, "listed", getattr, target, "nchunks_initialized"
+    ):
         raise FileNotFoundError(
-            f"{target.nchunks - target.nchunks_initialized} of {target.nchunks} chunks "
+            f"{missing} of {target.nchunks} chunks "
             f"that workers wrote cannot be seen in {place}. Use a path or URL that the "
             "client and all workers share."
         )
@@ -184,7 +183,7 @@ def _writes(array: da.Array, target: Any) -> list[Delayed]:
     writes: da.Array = da.map_blocks(
         _write,
         array,
-        target,
+        Portable(target, url_of(target)),
         name=f"hkmeans-write-{uuid.uuid4().hex}",
         dtype=bool,
         chunks=tuple((1,) * n for n in array.numblocks),
@@ -197,7 +196,7 @@ def _writes(array: da.Array, target: Any) -> list[Delayed]:
 
 def _write(block: Any, target: Any, block_info: Any = None) -> Any:
     place = block_info[0]["array-location"]
-    target[tuple(slice(*edges) for edges in place)] = block
+    put(target.value, tuple(slice(*edges) for edges in place), block)
     done()
     return np.ones((1,) * block.ndim, bool)
 
@@ -241,6 +240,16 @@ def _cut_at(array: da.Array, chunks: tuple[int, ...]) -> da.Array:
     return cut
 
 
+def put(array: Any, where: tuple[slice, ...], values: Any) -> None:
+    """Write a part of an array."""
+    told(url_of(array), "written", array.__setitem__, where, values)
+
+
+def describe(node: Any, attributes: dict[str, Any]) -> None:
+    """Write attributes of an array or group."""
+    told(url_of(node), "written", node.update_attributes, attributes)
+
+
 def complete(node: Any) -> None:
     """Mark an array or group as complete: the last write."""
-    node.attrs["status"] = COMPLETE
+    describe(node, {"status": COMPLETE})

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hkmeans_dask.storage.patience import url_of
+
 if TYPE_CHECKING:
     from hkmeans_dask.kmeans.kernels import Array
 
@@ -141,7 +143,7 @@ def warn_of_packed(array: Any) -> None:
     said = [f"{name}={value!r}" for name, value in told_by(array).items()]
     if said:
         warnings.warn(
-            f"{array.store_path} holds packed values ({', '.join(said)}), which are "
+            f"{url_of(array)} holds packed values ({', '.join(said)}), which are "
             "taken as they are stored. Decode them first: "
             "xarray.open_zarr(...)[name], or X * scale_factor + add_offset where X is "
             "not _FillValue.",
@@ -160,7 +162,7 @@ def _numbers(array: Any, name: str, value: Any) -> list[float]:
         return [_number(one) for one in np.ravel(value)]
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{array.store_path} has packed values with {name}={value!r}, which is no "
+            f"{url_of(array)} has packed values with {name}={value!r}, which is no "
             "number. Mend or remove this attribute."
         ) from error
 

@@ -4,8 +4,9 @@ A local store is renamed; killed between two renames, the old one is found aside
 
     name -> .name.<hex>.old    then    .name.<hex>.partial -> name
 
-Object stores cannot rename. There one write, which is atomic, makes the root of the old
-store a pointer to the new one, complete beside it; all is copied, the root last::
+Object stores cannot rename. There the new one, complete beside, is copied, its root
+last: without one there is no store. Where an old one is, one write, which is atomic,
+makes its root a pointer to the new one before that::
 
     name/zarr.json: {"attributes": {"replaced_by": ".name.<hex>.partial", ...}}
 """
@@ -17,15 +18,18 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from fsspec.core import url_to_fs
+from hkmeans_dask.storage.objects import Objects
+from hkmeans_dask.storage.patience import Unreachable
 
 ROOT = "zarr.json"
 """Metadata of the root of a store: without them there is none."""
+
+ROOTS = {ROOT, ".zarray", ".zgroup"}
+"""The same, of all formats."""
 
 REPLACED_BY = "replaced_by"
 """The attribute that points to a store beside."""
@@ -49,33 +53,9 @@ def standing(place: str) -> str:
     return next((str(old) for old in _asides(Path(place))), place)
 
 
-def remote(place: str) -> tuple[Any, str]:
-    """Give file system and path of a URL; what others wrote meanwhile is seen."""
-    system, path = resolve(place)
-    system.invalidate_cache()
-    return system, path.rstrip("/")
-
-
 def taken_as_is(place: str) -> str | Path:
     """Give a place as Zarr takes it: of a text it would drop ``?`` and line ends."""
     return place if "://" in place else Path(place)
-
-
-def resolve(place: str) -> tuple[Any, str]:
-    """Give file system and path of a URL.
-
-    Raises
-    ------
-    ValueError
-        If it is none, or not enough to reach what it names.
-    """
-    if place.startswith("zip://") and "::" not in place:
-        raise ValueError(f"{place} names no archive. Give zip://::PATH of one.")
-    try:
-        found: tuple[Any, str] = url_to_fs(place)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{place} is no URL that can be opened: {error}.") from error
-    return found
 
 
 def replace(new: Path, path: Path) -> None:
@@ -91,54 +71,70 @@ def replace(new: Path, path: Path) -> None:
             aside.rename(path)
             raise
     for old in _asides(path):
-        _remove(old.rename(old.with_suffix(PARTIAL)))
+        remove(old.rename(old.with_suffix(PARTIAL)))
 
 
 def _asides(path: Path) -> list[Path]:
     return sorted(path.parent.glob(f".{glob.escape(path.name)}.{'?' * 32}.old"))
 
 
-def _remove(old: Path) -> None:
+def remove(old: Path) -> None:
+    """Remove a folder, a link or a file."""
     if old.is_dir() and not old.is_symlink():
         shutil.rmtree(old)
     else:
         old.unlink()
 
 
+def remove_local(partial: str) -> None:
+    """Remove what threads of Zarr may still write to for a moment.
+
+    They write the other chunks of a block of which one failed, and nobody waits for
+    them.
+    """
+    for seconds in (0.05, 0.1, 0.2, 0.0):
+        if os.path.isfile(partial):
+            os.unlink(partial)
+        shutil.rmtree(partial, ignore_errors=True)
+        time.sleep(seconds)
+
+
 def replace_remote(new: str, place: str) -> None:
-    """Put a remote store where another is, and remove it where it was written.
+    """Put a remote store where another is, or nothing; remove it where it was written.
 
     Raises
     ------
     FileNotFoundError
         If there is no new store.
     """
-    system, target = remote(place)
-    source = remote(new)[1]
-    keys = sorted(system.find(source))
-    if f"{source}/{ROOT}" not in keys:
+    source, target = Objects(new), Objects(place)
+    keys = source.keys()
+    if ROOT not in keys:
         raise FileNotFoundError(f"No store was written that could replace {place}.")
-    keys.remove(f"{source}/{ROOT}")
-    earlier = _pointed(place)
-    system.pipe_file(f"{target}/{ROOT}", _pointer(new))
-    if old := sorted(set(system.find(target)) - {f"{target}/{ROOT}"}):
-        system.rm(old)
-    system.copy(keys, [target + key.removeprefix(source) for key in keys])
-    system.cp_file(f"{source}/{ROOT}", f"{target}/{ROOT}")
+    earlier, old = _pointed(place), target.keys()
+    if old & ROOTS:
+        target.put(_pointer(new), ROOT)
+    elif not old and target.exists():
+        target.remove_all()  # an object, not a store
+    target.remove(old - {ROOT})
+    source.copy_to(target, keys - {ROOT})
+    source.copy_to(target, {ROOT})
     for done in filter(None, (new, earlier)):
-        remove_remote(done)
+        Objects(done).remove_all()
 
 
-def remove_remote(place: str) -> None:
-    """Remove what is at a URL, if something is."""
-    system, path = remote(place)
-    with suppress(FileNotFoundError):
-        system.rm(path, recursive=True)
+def forget_remote(new: str, place: str) -> None:
+    """Remove a store that was to replace another one, and what was copied of it.
 
-
-def is_pointed_to(new: str, place: str) -> bool:
-    """Whether a store already stands for the one that it is to replace."""
-    return _pointed(place) == new
+    Unless it stands for the other one already.
+    """
+    if _pointed(place) == new:
+        return
+    source, target = Objects(new), Objects(place)
+    there, copied = target.keys(), source.keys()
+    if there and not there & ROOTS and there <= copied:
+        target.remove(there)
+    source.remove_all()
 
 
 def _pointer(new: str) -> bytes:
@@ -150,10 +146,15 @@ def _pointer(new: str) -> bytes:
 def _pointed(place: str) -> str | None:
     """Read what the root of a remote store points to: a store beside, or nothing."""
     folder, slash, name = place.rstrip("/").rpartition("/")
-    with suppress(Exception):  # whatever is there or not, Zarr says what is wrong
-        system, path = remote(place)
-        root = json.loads(system.cat_file(f"{path}/{ROOT}"))
+    try:
+        root = json.loads(Objects(place).get(ROOT))
         pointed: str = root["attributes"][REPLACED_BY]
-        if re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]{{32}}\.partial", pointed):
+    except Unreachable:
+        raise
+    except Exception:  # whatever is there or not, Zarr says what is wrong
+        return None
+    else:
+        beside = rf"\.{re.escape(name)}\.[0-9a-f]{{32}}{re.escape(PARTIAL)}"
+        if isinstance(pointed, str) and re.fullmatch(beside, pointed):
             return f"{folder}{slash}{pointed}"
     return None

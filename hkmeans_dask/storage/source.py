@@ -13,7 +13,6 @@ import itertools
 import math
 import os
 import socket
-import time
 import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -22,19 +21,26 @@ import dask.array as da
 import numpy as np
 import zarr
 import zarr.errors
-from dask.base import tokenize
 from zarr.storage import FsspecStore, LocalStore
 
-from hkmeans_dask.compat import find_details, run_on_zarr
+from hkmeans_dask.compat import run_on_zarr
+from hkmeans_dask.runtime.portable import Portable
 from hkmeans_dask.storage.chunks import AHEAD_BYTES, LocalChunks, lenient
-from hkmeans_dask.storage.known import once
+from hkmeans_dask.storage.listing import listed
 from hkmeans_dask.storage.packed import packing_of, stored
+from hkmeans_dask.storage.patience import (
+    advice,
+    in_words,
+    is_of_store,
+    may_pass,
+    patiently,
+    told,
+    url_of,
+    waits_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-WAITS = (0.1, 1.0)
-"""Seconds before a read that failed with an OSError is tried again."""
+    from collections.abc import Iterator
 
 NAMED = 3
 """Unreadable chunks that an error names, at most."""
@@ -66,7 +72,9 @@ class Source:
             opened = zarr.open_array(store, path=array.path, mode="r")
             _refuse_other(array, opened)
             array = opened if lenient(array) else opened.with_config(STRICT)
-        self._array = array
+        self._local = isinstance(store, LocalStore)
+        self._name = url_of(array)
+        self._carried = Portable(array, self._name)
         self._chunks = LocalChunks.of(array)
         self._known, self._missing = _chunks_there(array)
         self._checked_in: int | None = None
@@ -76,21 +84,32 @@ class Source:
         """Travel unchecked: in containers process numbers are often equal."""
         return self.__dict__ | {"_checked_in": None}
 
+    @property
+    def _array(self) -> Any:
+        return self._carried.value
+
     def __getitem__(self, index: tuple[slice | int, ...]) -> Any:
         """Read, after a check if this is the first read in this process."""
         if self._checked_in != os.getpid():
-            _patiently(self._check)
+            told(self._name, "read", self._check)
             self._checked_in = os.getpid()
         try:
-            values = _patiently(self._read, index)
+            values = patiently(self._read, index, waits=waits_of(self._name))
+        except MemoryError:
+            raise
         except Exception:  # codecs raise what they like
             reason = self._unreadable(index)
-            if reason is None:
+            if reason is None and self._local:
                 raise
-        else:
-            self._refuse_lost(index, values)
-            return self._packing.decode(values) if self._packing else values
-        raise OSError(reason)  # not chained: not every codec's error can be unpickled
+            values = self._again(index) if reason is None else None
+        if values is None:  # not chained: not every codec's error can be unpickled
+            raise OSError(reason)
+        self._refuse_lost(index, values)
+        return self._packing.decode(values) if self._packing else values
+
+    def _again(self, index: tuple[slice | int, ...]) -> Any:
+        """Read what can be read in pieces: some of it was cut off on its way here."""
+        return told(self._name, "read", self._read, index)
 
     def _refuse_lost(self, index: tuple[slice | int, ...], values: Any) -> None:
         """Refuse fill values of a chunk that was there when the client looked.
@@ -110,10 +129,12 @@ class Source:
                 continue
             key = _prefix(self._array) + self._array.metadata.encode_chunk_key(place)
             known = key in self._missing
-            if not known and not _patiently(_is_there, self._array.store, key):
+            if not known and not told(
+                self._name, "read", _is_there, self._array.store, key
+            ):
                 raise FileNotFoundError(
-                    f"Chunk {key} of {self._array.store_path} was there when the "
-                    f"client opened it, but is not as seen by process {os.getpid()} on "
+                    f"Chunk {key} of {self._name} was there when the client opened it, "
+                    f"but is not as seen by process {os.getpid()} on "
                     f"{socket.gethostname()}. Restore it, or use a path or URL that "
                     "the client and all workers share."
                 )
@@ -131,10 +152,11 @@ class Source:
             return None
         error = found[0][1]
         names = ", ".join(name for name, _ in found)
+        of_store = is_of_store(error) and not self._local
+        remedy = "Write it again, or restore it from a copy."
         return (
-            f"Chunk {names} of {self._array.store_path} cannot be read "
-            f"({type(error).__name__}: {error}). Write it again, or restore it from a "
-            "copy."
+            f"Chunk {names} of {self._name} cannot be read ({in_words(error)}). "
+            f"{advice(error) if of_store else remedy}"
         )
 
     def _errors(
@@ -149,6 +171,8 @@ class Source:
                 self._array[tuple(slice(i * n, (i + 1) * n) for i, n in bounds)]
             except Exception as error:
                 yield self._array.metadata.encode_chunk_key(place), error
+                if may_pass(error):
+                    return  # other chunks are not to blame
 
     def _check(self) -> None:
         """Compare what this process sees with what the client saw."""
@@ -159,31 +183,17 @@ class Source:
             seen = zarr.open_array(self._array.store, path=self._array.path, mode="r")
         if seen is None and _is_private(self._array.store):
             raise FileNotFoundError(
-                f"{self._array.store_path} is in the memory of one process, and cannot "
+                f"{self._name} is in the memory of one process, and cannot "
                 f"be seen by {here}. Save it to a path or URL that all share."
             )
         if seen is None:  # not chained: zarr's errors cannot be unpickled
-            raise FileNotFoundError(
-                f"{self._array.store_path} cannot be seen by {here}. {remedy}"
-            )
+            raise FileNotFoundError(f"{self._name} cannot be seen by {here}. {remedy}")
         _refuse_other(self._array, seen, f" as seen by {here}")
         if self._known and not _is_there(self._array.store, self._known):
             raise FileNotFoundError(
-                f"{self._array.store_path} as seen by {here} is not the array that "
+                f"{self._name} as seen by {here} is not the array that "
                 f"the client opened. {remedy}"
             )
-
-
-def _patiently(read: Callable[..., Any], *args: Any) -> Any:
-    """Read, again after an error of the file system or network, which may pass."""
-    for wait in WAITS:
-        try:
-            return read(*args)
-        except FileNotFoundError:
-            raise
-        except OSError:
-            time.sleep(wait)
-    return read(*args)
 
 
 def _is_private(store: Any) -> bool:
@@ -215,7 +225,7 @@ def _refuse_other(array: Any, seen: Any, here: str = "") -> None:
     if _layout(seen) == _layout(array):
         return
     raise FileNotFoundError(
-        f"{array.store_path}{here} is not the array that the client opened: its shape "
+        f"{url_of(array)}{here} is not the array that the client opened: its shape "
         f"was {array.shape} then and is {seen.shape}, or other metadata differ. Open "
         "it again if it was written to since (with use_consolidated=False if its "
         "consolidated metadata are older); else use a path or URL that the client and "
@@ -251,8 +261,10 @@ def _chunks_there(array: Any) -> tuple[str | None, frozenset[str] | None]:
             f"{array.store_path} has {math.prod(grid)} chunks (of shape {sizes}), but "
             f"{MOST_CHUNKS} are read at most. Store it in larger ones, or in shards."
         )
-    listing = _listing(array)  # empty, without even the metadata: no way to list
+    listing = listed(array)  # empty, without even the metadata: no way to list
     if not listing:
+        if math.prod(grid) and lenient(array):
+            _warn_of_no_list(array)
         return None, None
     base, known, missing = _prefix(array), None, set()
     for place in np.ndindex(*grid):
@@ -264,7 +276,7 @@ def _chunks_there(array: Any) -> tuple[str | None, frozenset[str] | None]:
     if missing:
         found = (
             f"{len(missing)} of {math.prod(grid)} "
-            f"{'shards' if array.shards else 'chunks'} of {array.store_path} are "
+            f"{'shards' if array.shards else 'chunks'} of {url_of(array)} are "
             "missing"
         )
         if not lenient(array):
@@ -278,6 +290,14 @@ def _chunks_there(array: Any) -> tuple[str | None, frozenset[str] | None]:
             stacklevel=9,  # the caller of `fit`
         )
     return known, frozenset(missing)
+
+
+def _warn_of_no_list(array: Any) -> None:
+    warnings.warn(
+        f"{url_of(array)} cannot be listed, so that missing chunks cannot be told from "
+        f"empty ones there: both are read as its fill value {array.fill_value}.",
+        stacklevel=10,  # the caller of `fit`
+    )
 
 
 def reading(
@@ -311,7 +331,7 @@ def unit(array: Any) -> tuple[int, ...]:
     try:
         found: tuple[int, ...] = array.shards or array.chunks
     except NotImplementedError as error:
-        raise ValueError(f"{array.store_path} {VARYING}.") from error
+        raise ValueError(f"{url_of(array)} {VARYING}.") from error
     return found
 
 
@@ -319,60 +339,6 @@ def _is_there(store: Any, key: str) -> bool:
     """Whether a store has a key, where there is a way to ask."""
     found: bool = run_on_zarr(store.exists(key), True)
     return found
-
-
-def fingerprint(given: Any) -> str:
-    """Tell an array of Zarr from any other, and from itself after a write.
-
-    From its metadata and each chunk's key, size and time of change (or ETag), where
-    the store tells them: nothing is read.
-    """
-    array, packing = stored(given), packing_of(given)
-    listed = sorted(_listing(array).items())
-    what = (str(array.store_path), array.metadata.to_dict(), listed)
-    found: str = tokenize(*what, packing) if packing else tokenize(*what)
-    return found
-
-
-def tells_changes(given: Any) -> bool:
-    """Whether the store tells size and time (or ETag) of all that is there."""
-    known = _listing(stored(given)).values()
-    return bool(known) and all({*facts[1:]} - {"None"} for facts in known)
-
-
-@once
-def _listing(array: Any) -> dict[str, tuple[Any, ...]]:
-    """Give what is in the store for an array: key, and size and time if it tells."""
-    store, base = array.store, array.path
-    if isinstance(store, LocalStore):
-        return dict(_files(store, base))
-    if isinstance(store, FsspecStore):
-        place = f"{store.path}/{base}".rstrip("/")
-        details = run_on_zarr(find_details(store, place), {})
-        return {
-            key.removeprefix(f"{store.path}/"): (known.get("size"), *_changed(known))
-            for key, known in details.items()
-        }
-    return dict.fromkeys(run_on_zarr(_keys(store, base), []), ())
-
-
-def _files(store: LocalStore, base: str) -> Iterator[tuple[str, tuple[int, int]]]:
-    for folder, _, names in os.walk(store.root / base, followlinks=True):
-        for name in names:
-            path = os.path.join(folder, name)
-            with suppress(FileNotFoundError):  # links to nothing: not fetched (DataLad)
-                status = os.stat(path)
-                key = os.path.relpath(path, store.root)
-                yield key, (status.st_size, status.st_mtime_ns)
-
-
-def _changed(known: dict[str, Any]) -> Iterator[str]:
-    for name in ("ETag", "etag", "mtime", "LastModified"):
-        yield str(known.get(name))
-
-
-async def _keys(store: Any, base: str) -> list[str]:
-    return [key async for key in store.list_prefix(base)]
 
 
 def read(array: Any) -> Any:

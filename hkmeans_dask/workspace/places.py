@@ -15,6 +15,7 @@ fit is done only the labels and the model stay there.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -35,6 +36,7 @@ from dask.base import tokenize
 
 from hkmeans_dask.workspace import plain
 from hkmeans_dask.workspace.files import InMemory, OnDisk, publish
+from hkmeans_dask.workspace.living import beating, is_dead, mark, read_mark
 from hkmeans_dask.workspace.temporary import Owner
 
 if TYPE_CHECKING:
@@ -259,11 +261,11 @@ def _lock(folder: Path) -> Iterator[None]:
     """Warn of another client in the same folder: no harm, but the same work twice.
 
     Each adds its lock before it looks, so one of two that begin together sees the
-    other. A lock from elsewhere may be that of a dead process: it is warned of once.
+    other. Locks of dead processes go: see `living`.
     """
     own = _own_lock(folder)
     with suppress(OSError):  # on a full disk a finished fit can still be read
-        own.touch(exist_ok=False)
+        own.write_bytes(mark())
     others = _others(folder)
     for host, process in others.values():
         warnings.warn(
@@ -272,11 +274,10 @@ def _lock(folder: Path) -> Iterator[None]:
             stacklevel=7,
         )
     try:
-        yield
+        with beating(functools.partial(os.utime, own)):
+            yield
     finally:
-        elsewhere = [p for p, (host, _) in others.items() if host != _host()]
-        for path in (own, *elsewhere):
-            plain.remove(path)
+        plain.remove(own)
 
 
 def _own_lock(folder: Path) -> Path:
@@ -288,9 +289,9 @@ def _host() -> str:
 
 
 def _others(folder: Path) -> dict[Path, tuple[str, int]]:
-    """Locks of other clients, with host and process.
+    """Locks of other clients, with host and process, but for those of dead processes.
 
-    Those of dead processes of this machine go. What has no name of a lock is none.
+    These are removed. What has no name of a lock is none.
     """
     others = {}
     for path in sorted({*folder.glob("lock-*")} - {_own_lock(folder)}):
@@ -298,8 +299,25 @@ def _others(folder: Path) -> dict[Path, tuple[str, int]]:
         if name is None or int(name[2]) >= 2**31:
             continue
         host, process = name[1], int(name[2])
-        if host == _host() and not psutil.pid_exists(process):
-            plain.remove(path)
-        else:
-            others[path] = host, process
+        with suppress(FileNotFoundError):  # one that has just ended
+            if _is_of_dead(path, host, process):
+                plain.remove(path)
+            else:
+                others[path] = host, process
     return others
+
+
+def _is_of_dead(lock: Path, host: str, process: int) -> bool:
+    """Whether the process of a lock is gone; one that tells nothing goes by its name.
+
+    By the clock of the file system, which may be that of another machine.
+    """
+    own = _own_lock(lock.parent)
+    now = time.time()
+    with suppress(OSError):
+        os.utime(own)
+        now = own.stat().st_mtime
+    known = read_mark(plain.read_small(lock) or b"")
+    if not known and host == _host():
+        return not psutil.pid_exists(process)
+    return is_dead(known, now - lock.lstat().st_mtime)

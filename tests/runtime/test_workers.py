@@ -1,5 +1,6 @@
 """Workers unlike the client: of other versions, late, elsewhere, without the mount."""
 
+import importlib
 import os
 import pickle
 import subprocess
@@ -18,9 +19,11 @@ import pytest
 import zarr
 from distributed import Client
 from numpy.testing import assert_array_equal
+from zarr.storage import LocalStore
 
 import hkmeans_dask
 from hkmeans_dask import HierarchicalKMeans
+from hkmeans_dask.storage import outputs
 from tests.conftest import local_cluster
 
 VALUES = np.random.default_rng(0).normal(size=(3000, 8))
@@ -180,6 +183,40 @@ def test_a_worker_in_another_folder_finds_relative_paths(
         model = HierarchicalKMeans(20, work_dir="work").fit(X)
         assert_array_equal(model.labels_, EXPECTED.labels_)
     assert os.listdir("elsewhere") == ["log"]
+
+
+# Without a package
+
+
+@pytest.fixture
+def stores_of_the_client(tmp_path, monkeypatch):
+    """Give a kind of stores from a module that workers do not find."""
+    module = tmp_path / "modules" / "only_the_client_has_it.py"
+    module.parent.mkdir()
+    module.write_text(
+        "from tests.strategies import Wrapped\nclass Store(Wrapped): pass\n"
+    )
+    monkeypatch.syspath_prepend(module.parent)
+    return importlib.import_module(module.stem).Store
+
+
+def test_a_package_that_workers_lack_is_named(cluster, tmp_path, stores_of_the_client):
+    """They would end where they take the task apart, and the client would wait."""
+    (tmp_path / "here").mkdir()
+    put(tmp_path / "x.zarr")
+    X = zarr.open_array(stores_of_the_client(LocalStore(tmp_path / "x.zarr")), mode="r")
+    out = zarr.create_array(
+        stores_of_the_client(LocalStore(tmp_path / "out")), shape=(3000, 8), dtype="f8"
+    )
+    message = r"cannot be used by process \d+ on .*: No module named 'only_the_client"
+    with worker(cluster, tmp_path / "here"):
+        with pytest.raises(ImportError, match=message):
+            HierarchicalKMeans(20).fit(X)
+        with pytest.raises(ImportError, match=message):
+            EXPECTED.transform(X).compute()
+        writes = outputs._writes(da.from_array(VALUES, chunks=(250, 8)), out)
+        with pytest.raises(ImportError, match=message):
+            dask.compute(*writes)
 
 
 # Without the mount

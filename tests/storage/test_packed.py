@@ -9,7 +9,7 @@ import zarr
 from numpy.testing import assert_allclose, assert_array_equal
 
 from hkmeans_dask import HierarchicalKMeans
-from hkmeans_dask.storage import packed, source
+from hkmeans_dask.storage import listing, packed, source
 from hkmeans_dask.storage.packed import Packing
 
 ENCODINGS = {
@@ -144,9 +144,9 @@ def test_what_is_decoded_is_another_input(tmp_path):
     """A fit of float32 values as stored is not that of the decoded ones."""
     array = write(tmp_path, ENCODINGS["fill of f4"], 3)
     decoded = packed.decoded(array)
-    assert source.fingerprint(array) != source.fingerprint(decoded)
-    assert source.fingerprint(decoded) == source.fingerprint(packed.decoded(array))
-    assert source.tells_changes(decoded)
+    assert listing.fingerprint(array) != listing.fingerprint(decoded)
+    assert listing.fingerprint(decoded) == listing.fingerprint(packed.decoded(array))
+    assert listing.tells_changes(decoded)
 
 
 def test_blocks_are_decoded_when_they_are_read(tmp_path):

@@ -20,7 +20,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec
 from zarr.storage import MemoryStore
 
 from hkmeans_dask import HierarchicalKMeans
-from hkmeans_dask.storage import opening, outputs, source
+from hkmeans_dask.storage import listing, opening, outputs, patience
 from hkmeans_dask.storage.chunks import lenient
 from hkmeans_dask.storage.source import Source
 from tests.strategies import Wrapped
@@ -351,10 +351,10 @@ def test_a_store_that_cannot_be_listed_gives_no_warning():
 def test_a_fingerprint_changes_with_a_chunk(tmp_path, url):
     url = url.format(tmp_path)
     zarr.create_array(url, data=X, chunks=(100, 6), overwrite=True)
-    prints = [source.fingerprint(opening.open_array(url)) for _ in range(2)]
+    prints = [listing.fingerprint(opening.open_array(url)) for _ in range(2)]
     with fsspec.open(f"{url}/c/1/0", "wb") as chunk:
         chunk.write(b"another size")
-    prints.append(source.fingerprint(opening.open_array(url)))
+    prints.append(listing.fingerprint(opening.open_array(url)))
     assert prints[0] == prints[1] != prints[2]
 
 
@@ -479,7 +479,7 @@ def test_a_lasting_read_error_names_the_chunk():
     z, left = in_trouble(*[OSError("the server is gone")] * 99)
     with pytest.raises(OSError, match=r"Chunk c/1/0 .*\(OSError: the server is gone\)"):
         Source(z)[:, :]
-    assert len(left) == 99 - len(source.WAITS) - 2
+    assert len(left) == 99 - len(patience.WAITS) - 2
 
 
 def test_errors_that_are_not_of_a_chunk_stay_as_they_are():

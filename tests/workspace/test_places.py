@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,7 +23,7 @@ from numpy.testing import assert_array_equal
 from hkmeans_dask import HierarchicalKMeans, fitting
 from hkmeans_dask.kmeans import sampling
 from hkmeans_dask.planning import memory
-from hkmeans_dask.workspace import places
+from hkmeans_dask.workspace import living, places
 from hkmeans_dask.workspace.files import InMemory, OnDisk
 from hkmeans_dask.workspace.places import durable, temporary
 from tests import resuming
@@ -404,15 +405,46 @@ def test_a_living_process_at_the_same_fit_is_warned_of(tmp_path, neighbour):
     assert locks(folder) == [f"lock-{socket.gethostname()}-{neighbour.pid}"]
 
 
-def test_a_process_elsewhere_may_be_living_and_is_warned_of_once(tmp_path):
+def test_a_process_elsewhere_lives_as_long_as_it_touches_its_lock(tmp_path):
     nobody = 2**30
     assert not psutil.pid_exists(nobody)
     folder = lock(tmp_path, "another-host", nobody)
-    with pytest.warns(
-        UserWarning, match=f"Process {nobody} on another-host .* same fit"
-    ):
-        folder_and_seed(tmp_path, {}, 0)
+    (path,) = folder.glob("lock-*")
+    for _ in range(2):
+        with pytest.warns(
+            UserWarning, match=f"Process {nobody} on another-host .* same fit"
+        ):
+            folder_and_seed(tmp_path, {}, 0)
+    assert locks(folder) == [path.name]
+    long_ago = path.stat().st_mtime - 2 * living.SILENCE
+    os.utime(path, (long_ago, long_ago))
+    folder_and_seed(tmp_path, {}, 0)  # warnings are errors
     assert locks(folder) == []
+
+
+def test_the_lock_is_touched_as_long_as_the_fit_lasts(tmp_path, monkeypatch):
+    monkeypatch.setattr(living, "BEAT", 0.01)
+    with durable(tmp_path, {}, 0) as places:
+        (path,) = places.workspace.folder.glob("lock-*")
+        os.utime(path, (1, 1))
+        deadline = time.monotonic() + 60
+        while path.stat().st_mtime == 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_another_process_of_the_same_number_is_another_one(tmp_path, neighbour):
+    """On a host of the same name (a container), or after this one began anew."""
+    folder = lock(tmp_path, socket.gethostname(), neighbour.pid)
+    (path,) = folder.glob("lock-*")
+    known = json.loads(living.mark())
+    path.write_text(json.dumps(known | {"process": neighbour.pid, "began": 1}))
+    folder_and_seed(tmp_path, {}, 0)  # warnings are errors
+    assert locks(folder) == []
+    elsewhere = known | {"process": neighbour.pid, "space": "another"}
+    path.write_text(json.dumps(elsewhere))
+    with pytest.warns(UserWarning, match="same fit"):
+        folder_and_seed(tmp_path, {}, 0)
 
 
 def test_the_lock_of_a_dead_process_goes(tmp_path, neighbour):
