@@ -9,12 +9,13 @@ import logging
 import signal
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Cluster:
     address: str | None
     """Of a scheduler that runs already."""
 
+    tls: tuple[Path | None, Path | None, Path | None] = (None, None, None)
+    """Files of the certificate of who signed, of that of this client, and of its key;
+    without them those of dask's configuration."""
+
     def check(self, urls: Sequence[str]) -> None:
         """Refuse options that do not go together, and stores that workers miss."""
         from dask.utils import parse_bytes
@@ -40,6 +45,11 @@ class Cluster:
             raise click.UsageError(
                 "--workers starts workers, --scheduler and --scheduler-file use "
                 "running ones. Give one of them."
+            )
+        if any(self.tls) and not (all(self.tls) and self.address):
+            raise click.UsageError(
+                "--tls-ca-file, --tls-cert and --tls-key go together, with --scheduler "
+                "or --scheduler-file."
             )
         if self.memory_limit is not None and not self.workers:
             raise click.UsageError("--memory-limit is that of --workers. Give both.")
@@ -70,7 +80,11 @@ class Cluster:
             # That the scheduler has gone is said where a command ends by it.
             logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
             resolve_address(self.address)  # fails first, without a Client left behind
-            with Client(self.address), _deaths_explained("more memory"):
+            security = self._security()
+            with (
+                Client(self.address, security=security),
+                _deaths_explained("more memory"),
+            ):
                 yield
         elif self.workers:
             with self._local():
@@ -78,6 +92,19 @@ class Cluster:
         else:
             with threads():
                 yield
+
+    def _security(self) -> Any:
+        from distributed import Security
+
+        if not any(self.tls):
+            return None
+        signer, certificate, key = map(str, self.tls)
+        return Security(
+            tls_ca_file=signer,
+            tls_client_cert=certificate,
+            tls_client_key=key,
+            require_encryption=True,
+        )
 
     @contextmanager
     def _local(self) -> Iterator[None]:

@@ -34,6 +34,7 @@ from hkmeans_dask.cli.options import (
 )
 from hkmeans_dask.cli.saving import save
 from hkmeans_dask.cli.signals import Terminated, terminable
+from hkmeans_dask.cli.slurm import write_scripts
 from hkmeans_dask.runtime.progress import phase
 
 if TYPE_CHECKING:
@@ -157,20 +158,34 @@ def fit(
 
 @commands.command()
 @every_parameter
+@click.option(
+    "--slurm",
+    is_flag=True,
+    help="Write job scripts here: hkmeans-job.sh (one node), hkmeans-array.sh (any).",
+)
 @reading(source="INPUT")
 def plan(
-    source: str, init: str, component: str | None, cluster: Cluster, **parameters: Any
+    source: str,
+    init: str,
+    component: str | None,
+    cluster: Cluster,
+    slurm: bool,
+    **parameters: Any,
 ) -> None:
     """Tell what a fit will read, write, hold and run."""
     from hkmeans_dask.estimator import HierarchicalKMeans
     from hkmeans_dask.storage import opening
 
     cluster.check([source])
+    given = {"init": init, "component": component, **parameters}
     X = open_values(source, component)
     parameters["feature_axis"] = opening.find_axis(X, parameters["feature_axis"])
     model = HierarchicalKMeans(init=_init(init), **parameters)
     with cluster.running():
-        _print_table(model.plan(X).rows())
+        planned = model.plan(X)
+    _print_table(planned.rows())
+    if slurm:
+        _print_table(write_scripts(planned, source, given, cluster.workers))
 
 
 def _init(init: str) -> Any:

@@ -34,20 +34,32 @@ def _computing(command: Command) -> Command:
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="The same, with the address in a file that the scheduler wrote.",
     )
+    @_tls("--tls-ca-file", "The certificate of who signed those of the cluster (PEM).")
+    @_tls("--tls-cert", "The certificate of this client.")
+    @_tls("--tls-key", "Its key.")
     @functools.wraps(command)
     def with_cluster(
         workers: int | None,
         memory_limit: str | None,
         scheduler: str | None,
         scheduler_file: Path | None,
+        tls_ca_file: Path | None,
+        tls_cert: Path | None,
+        tls_key: Path | None,
         **options: Any,
     ) -> None:
         if scheduler and scheduler_file:
             raise click.UsageError("Give --scheduler or --scheduler-file, not both.")
         address = _address_in(scheduler_file) if scheduler_file else scheduler
-        command(cluster=Cluster(workers, memory_limit, address), **options)
+        tls = (tls_ca_file, tls_cert, tls_key)
+        command(cluster=Cluster(workers, memory_limit, address, tls), **options)
 
     return with_cluster
+
+
+def _tls(name: str, text: str) -> Callable[[Command], Command]:
+    kind = click.Path(exists=True, dir_okay=False, path_type=Path)
+    return click.option(name, type=kind, help=text)
 
 
 def _address_in(scheduler_file: Path) -> str:
