@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterator
 
 
 def output_container(estimator: Any) -> str:
@@ -45,6 +45,21 @@ async def find_details(store: Any, place: str) -> dict[str, dict[str, Any]]:
         return found
     base = place.removeprefix(store.path).lstrip("/")
     return {f"{store.path}/{key}": {} async for key in store.list_prefix(base)}
+
+
+@contextmanager
+def lean_imports() -> Iterator[None]:
+    """Let dask.array not import what it would only look for in blocks: that takes 1 s.
+
+    Only for processes of our own, in which nobody has arrays of these packages.
+    """
+    absent = [name for name in ("sparse", "xarray") if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in absent:
+            sys.modules.pop(name, None)
 
 
 def task_nodes() -> Any:

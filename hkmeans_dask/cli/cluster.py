@@ -126,6 +126,7 @@ class Cluster:
                 # Its HTTP server runs all the same, and warns if 8787 is taken.
                 scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
                 memory_limit=self.memory_limit or "auto",
+                preload=["hkmeans_dask.cli.preload"],
                 # What goes wrong in a worker arrives here as the exception.
                 silence_logs=logging.CRITICAL,
             ) as cluster,

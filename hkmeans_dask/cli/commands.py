@@ -14,6 +14,7 @@ import os
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ from hkmeans_dask.cli.options import (
 from hkmeans_dask.cli.saving import save
 from hkmeans_dask.cli.signals import Terminated, terminable
 from hkmeans_dask.cli.slurm import write_scripts
+from hkmeans_dask.compat import lean_imports
 from hkmeans_dask.runtime.progress import phase
 
 if TYPE_CHECKING:
@@ -66,7 +68,8 @@ def main(args: Sequence[str] | None = None) -> int:
     # asyncio would log what a client of a cluster was waiting for at Ctrl-C.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     wanted: dict[str, bool] = {}
-    with warnings.catch_warnings(), terminable():
+    own = lean_imports() if args is None else nullcontext()
+    with warnings.catch_warnings(), terminable(), own:
         warnings.showwarning = show_warning
         try:
             _check_text(sys.argv[1:] if args is None else args)

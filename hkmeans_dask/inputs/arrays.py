@@ -20,6 +20,7 @@ import scipy.sparse
 from dask.array.utils import meta_from_array
 from dask.base import is_dask_collection
 from dask.delayed import Delayed
+from sklearn.utils import check_array
 
 from hkmeans_dask.inputs.checks import arithmetic_dtype
 from hkmeans_dask.inputs.tables import NUMBERS_ONLY, numbers
@@ -316,14 +317,7 @@ def _check_dask(array: da.Array) -> da.Array:
         array = array.astype(np.float64)
     if array.dtype.kind not in "USV":
         arithmetic_dtype(array.dtype)
-    from dask_ml.utils import check_array as check_dask_array  # 1 s: pandas, numba
-
-    check_dask_array(
-        array[:1, :1],  # it would make an array of ones as wide as the one it gets
-        accept_multiple_blocks=True,
-        remove_zero_chunks=0 not in array.shape,
-        **NUMBERS_ONLY,
-    )
+    check_array(np.ones((1, 1), array.dtype), **NUMBERS_ONLY)
     full = tuple(tuple(n for n in sizes if n) or (0,) for sizes in array.chunks)
     return array if full == array.chunks else array.rechunk(full)
 

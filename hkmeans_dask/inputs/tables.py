@@ -21,7 +21,7 @@ NUMBERS_ONLY: dict[str, Any] = {
     "estimator": "HierarchicalKMeans",
     "input_name": "X",
 }
-"""What scikit-learn and dask-ml check for us; sizes and finite values we check."""
+"""What scikit-learn checks for us; sizes and finite values we check."""
 
 
 def numbers(X: Any) -> Array:

@@ -15,9 +15,11 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import dask
 import dask.array as da
@@ -32,7 +34,7 @@ from hkmeans_dask.kmeans import crew
 from hkmeans_dask.kmeans.crew import shared_tiles
 from hkmeans_dask.runtime import progress
 from hkmeans_dask.runtime.blas import one_blas_thread
-from hkmeans_dask.runtime.tasks import VERSION, mismatch
+from hkmeans_dask.runtime.tasks import VERSION, import_all, mismatch
 from hkmeans_dask.runtime.watching import watched
 
 if TYPE_CHECKING:
@@ -51,6 +53,9 @@ RETRIES = 2
 """Times a task is tried again on a cluster after an error (a passing read error)."""
 
 
+_prepared: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+"""By client the workers that were told to import what tasks need."""
+
 TASK_BYTES = 512
 """Bytes of a graph for each task that reads a block, at most (some 200 measured)."""
 
@@ -68,6 +73,8 @@ class Runner:
         self.get = get
         self.client: Any = get.__self__ if inspect.ismethod(get) else None
         self._most_threads: int | None = None
+        self._imports: list[Any] = []
+        """Futures, to be forgotten with this: workers may be gone before they begin."""
         self.sent_bytes = 0
         """Bytes that a graph has to carry: tasks of blocks, weights of features."""
 
@@ -86,7 +93,18 @@ class Runner:
         runner = cls(get)
         if runner.client:
             _compare_versions(runner.client)
+            runner.import_early()
         return runner
+
+    def import_early(self) -> None:
+        """Let workers import what tasks need, all at once, while a fit is prepared."""
+        known = _prepared.setdefault(self.client, set())
+        found = self.client.scheduler_info(n_workers=-1)["workers"]
+        for address in found.keys() - known:
+            known.add(address)
+            key = f"hkmeans-import-{uuid.uuid4().hex}"
+            where = {"workers": [address], "key": key, "retries": RETRIES}
+            self._imports.append(self.client.submit(import_all, **where))
 
     def compute(
         self, *collections: Any, count: Sequence[str] = (), rounds: int = 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 import os
 import socket
 import uuid
@@ -40,6 +41,13 @@ MOST_KEPT = 8 * 2**20
 
 LARGE = 4 * 2**20
 """Bytes that are given back at once all the same: they get large pages from NumPy."""
+
+
+MODULES = (
+    *(f"stages.{name}" for name in ("sample", "coarse", "partition", "fine", "label")),
+    *("stages.refine", "reduction", "storage.source", "storage.outputs"),
+)
+"""What tasks need; with what these import."""
 
 
 def mismatch(name: str, theirs: str | None, ours: str) -> str:
@@ -77,6 +85,12 @@ def _call(wanted: str, function: Callable[..., Any], *args: Any) -> Any:
         result = function(*args)
     progress.done()
     return result
+
+
+def import_all() -> None:
+    """Import what the tasks of a fit need, so that the first ones need not wait."""
+    for module in MODULES:
+        importlib.import_module(f"hkmeans_dask.{module}")
 
 
 def names(tasks: Iterable[Delayed]) -> list[str]:
