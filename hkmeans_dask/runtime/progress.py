@@ -7,8 +7,9 @@ One bar a phase, where stderr is a terminal or a notebook; elsewhere a line at i
         counted(names, client)  moves its bar as tasks with these names are done
 
 Tasks are the same whether anybody watches or not. Local schedulers call back when a
-task is done. Tasks on a cluster say so themselves, to a topic of their client that an
-annotation names; without it they are silent. So do the mini-batches inside a task.
+task is done. Tasks on a cluster say so themselves, where an annotation asks them to; so
+do the mini-batches inside a task. They say it to one topic for all clients, as
+schedulers never forget a topic, and each client knows the names of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import time
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from hkmeans_dask.compat import task_annotations
 
@@ -39,8 +40,8 @@ FORMAT = (
     "{elapsed} elapsed, {remaining} left{postfix}"
 )
 
-ANNOTATION = "hkmeans_progress"
-"""Of tasks on a cluster: the topic that those who watch them listen to."""
+PROGRESS = "hkmeans_progress"
+"""The topic that those who watch a cluster listen to, and an annotation: be heard."""
 
 SECONDS = 0.2
 """Between two messages of one task."""
@@ -49,7 +50,9 @@ _live: ContextVar[bool] = ContextVar("live", default=False)
 _bar: ContextVar[_Bar | None] = ContextVar("bar", default=None)
 _waiting: dict[str, _Bar] = {}
 """The bars that what has a name moves."""
-_subscribed: WeakSet[Any] = WeakSet()
+_counting: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+"""How much each client that listens counts at this time."""
+_lock = threading.Lock()
 
 
 @contextmanager
@@ -173,15 +176,23 @@ def _called_back() -> Any:
     return Callback(posttask=lambda key, *_: _told(str(key)))
 
 
-def _heard(client: Any) -> Any:
-    """Listen, and let tasks know it; once a client is enough, nobody talks else."""
+@contextmanager
+def _heard(client: Any) -> Iterator[None]:
+    """Listen, and let tasks know it."""
     import dask
 
-    topic = f"hkmeans-{client.id}"
-    if client not in _subscribed:
-        client.subscribe_topic(topic, lambda event: _told(*event[1]))
-        _subscribed.add(client)
-    return dask.annotate(**{ANNOTATION: topic})  # type: ignore[attr-defined]
+    with _lock:
+        _counting[client] = _counting.get(client, 0) + 1
+        if _counting[client] == 1:
+            client.subscribe_topic(PROGRESS, lambda event: _told(*event[1]))
+    try:
+        with dask.annotate(**{PROGRESS: True}):  # type: ignore[attr-defined]
+            yield
+    finally:
+        with _lock:
+            _counting[client] -= 1
+            if not _counting[client] and client.status == "running":
+                client.unsubscribe_topic(PROGRESS)
 
 
 def _told(name: str, *batch: Any) -> None:
@@ -276,16 +287,14 @@ class _Bar:
 
 def done() -> None:
     """Say, on a worker, that the task at hand is done, if a client listens."""
-    if listener := _listener():
-        worker, topic = listener
-        worker.log_event(topic, (str(worker.get_current_task()),))
+    if worker := _heard_worker():
+        worker.log_event(PROGRESS, (str(worker.get_current_task()),))
 
 
-def _listener() -> tuple[Any, str] | None:
-    """Find the worker and the topic of the task at hand."""
+def _heard_worker() -> Any:
+    """Find the worker of the task at hand, if a client listens; else None."""
     worker, annotations = task_annotations() or (None, {})
-    topic = annotations.get(ANNOTATION)
-    return (worker, topic) if topic else None
+    return worker if PROGRESS in annotations else None
 
 
 @contextmanager
@@ -302,9 +311,8 @@ def batches(name: str, most: int) -> Iterator[Callable[[float], None] | None]:
     send: Callable[..., None] | None = None
     if name in _waiting:
         send = functools.partial(_told, name)
-    elif listener := _listener():
-        worker, topic = listener
-        send = lambda *batch: worker.log_event(topic, (name, *batch))  # noqa: E731
+    elif worker := _heard_worker():
+        send = lambda *batch: worker.log_event(PROGRESS, (name, *batch))  # noqa: E731
     if send is None:
         yield None
         return

@@ -9,11 +9,13 @@ import struct
 import sys
 import termios
 import threading
+import time
 from contextlib import contextmanager, suppress
 
 import dask.array as da
 import numpy as np
 import pytest
+from distributed import Client
 
 from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.runtime import progress
@@ -81,8 +83,31 @@ def test_a_cluster_moves_the_bars_and_its_dashboard_names_the_stages(
 
 
 def test_nobody_talks_where_nobody_listens(two_processes):
+    before = two_processes.get_events(progress.PROGRESS)
     HierarchicalKMeans(16).fit(lazy())
-    assert two_processes.get_events(f"hkmeans-{two_processes.id}") == ()
+    assert two_processes.get_events(progress.PROGRESS) == before
+
+
+def test_clients_that_watched_leave_nothing_on_the_scheduler(bars, cluster_of_two):
+    topics = cluster_of_two.scheduler._broker._topics
+    for _ in range(3):
+        with Client(cluster_of_two):
+            fit_lazily()
+    ours = {name for name in topics if name.startswith("hkmeans")}
+    assert ours == {progress.PROGRESS}
+    deadline = time.monotonic() + 10
+    while topics[progress.PROGRESS].subscribers:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_clients_that_watch_at_the_same_time_see_their_own(bars, two_processes):
+    other = threading.Thread(target=fit_lazily)
+    other.start()
+    fit_lazily()
+    other.join()
+    check(bars)
+    assert not progress._counting[two_processes]
 
 
 @pytest.mark.usefixtures("content_is_known")
