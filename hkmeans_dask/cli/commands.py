@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import sys
 import time
 import warnings
@@ -33,7 +32,7 @@ from hkmeans_dask.cli.options import (
     reading,
     showing,
 )
-from hkmeans_dask.cli.saving import save
+from hkmeans_dask.cli.saving import check_output, save
 from hkmeans_dask.cli.signals import Terminated, terminable
 from hkmeans_dask.cli.slurm import write_scripts
 from hkmeans_dask.compat import lean_imports
@@ -147,7 +146,7 @@ def fit(
 
     cluster.check([source, model_path])
     needed = [source, *([feature_weight] if feature_weight else [])]
-    _check_output(model_path, overwrite, needed)
+    check_output(model_path, overwrite, needed)
     X = open_values(source, component)
     parameters["feature_axis"] = opening.find_axis(X, parameters["feature_axis"])
     model = HierarchicalKMeans(init=_init(init), **parameters)
@@ -287,7 +286,7 @@ def _write(
 
     start = time.perf_counter()
     cluster.check([source, model_path, output])
-    _check_output(output, overwrite, [source, model_path])
+    check_output(output, overwrite, [source, model_path])
     X = open_values(source, component)
     model = HierarchicalKMeans.from_zarr(model_path)
     if isinstance(model.feature_axis, str):
@@ -304,31 +303,6 @@ def _write(
     _print(
         f"{output}: {result.shape} {result.dtype}, {time.perf_counter() - start:.1f} s"
     )
-
-
-def _real(place: str) -> str:
-    """Resolve links and dots: two paths may name one folder."""
-    return place.rstrip("/") if "://" in place else os.path.realpath(place)
-
-
-def _check_output(output: str, overwrite: bool, needed: Sequence[str]) -> None:
-    """Refuse an output that is there, cannot be, or would replace what is read."""
-    from hkmeans_dask.storage import opening, outputs
-
-    outputs.check_free(output, overwrite=overwrite)
-    place = _real(opening.location(output))
-    for url in needed:
-        if f"{_real(opening.location(url))}/".startswith(f"{place}/"):
-            raise ValueError(
-                f"{output} would replace {url}, which the command reads. Choose "
-                "another output."
-            )
-    folder = next(part for part in Path(place).parents if part.exists())
-    if "://" not in place and not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise ValueError(
-            f"{output} cannot be written: {folder} is not a folder that may be "
-            "written to. Choose another output."
-        )
 
 
 @commands.command()
@@ -383,7 +357,7 @@ def report(
     """Write a report of a model: one HTML page."""
     from hkmeans_dask.estimator import HierarchicalKMeans
 
-    _check_output(output, overwrite, [model_path])
+    check_output(output, overwrite, [model_path])
     model = HierarchicalKMeans.from_zarr(model_path)
     model.report(output, shape=shape, overwrite=overwrite)
     _print(output)

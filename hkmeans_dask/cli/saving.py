@@ -1,7 +1,8 @@
-"""Models that commands save: elsewhere, where the place that was named fails."""
+"""Where commands write: checked at first, and elsewhere where it fails at last."""
 
 from __future__ import annotations
 
+import os
 import tempfile
 import uuid
 from contextlib import suppress
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hkmeans_dask.estimator import HierarchicalKMeans
 
 
@@ -40,3 +43,28 @@ def _save_elsewhere(model: HierarchicalKMeans, model_path: str) -> Path | None:
             model.to_zarr(folder / name)
             return folder / name
     return None
+
+
+def check_output(output: str, overwrite: bool, needed: Sequence[str]) -> None:
+    """Refuse an output that is there, cannot be, or would replace what is read."""
+    from hkmeans_dask.storage import opening, outputs
+
+    outputs.check_free(output, overwrite=overwrite)
+    place = _real(opening.location(output))
+    for url in needed:
+        if f"{_real(opening.location(url))}/".startswith(f"{place}/"):
+            raise ValueError(
+                f"{output} would replace {url}, which the command reads. Choose "
+                "another output."
+            )
+    folder = next(part for part in Path(place).parents if part.exists())
+    if "://" not in place and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise ValueError(
+            f"{output} cannot be written: {folder} is not a folder that may be "
+            "written to. Choose another output."
+        )
+
+
+def _real(place: str) -> str:
+    """Resolve links and dots: two paths may name one folder."""
+    return place.rstrip("/") if "://" in place else os.path.realpath(place)
