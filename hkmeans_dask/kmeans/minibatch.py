@@ -53,7 +53,7 @@ MAX_PASSES = 100
 """Full passes over the points, at most (scikit-learn's ``max_iter``)."""
 
 TOLERANCE = 2e-3
-"""A pass was idle where less than this fraction of the inertia is left to gain."""
+"""Of small clusters."""
 
 SLOWEST = 0.9
 """The gain of a pass over that of the one before is taken to be no more than this."""
@@ -79,6 +79,8 @@ class Schedule(NamedTuple):
     along: bool = False
     """Whether points are coordinates along axes, from `kernels.project`: labels count,
     not what their sums are rounded to."""
+    tolerance: float = TOLERANCE
+    """A pass is idle where less than this fraction of the inertia is left to gain."""
 
 
 class State(NamedTuple):
@@ -343,7 +345,8 @@ def _full_passes(
             last, gain = gain, lowest - inertia
             best, lowest = state, inertia
             left = left_to_gain(gain, last)
-            idle = 0 if left > TOLERANCE * (yardstick or inertia) else idle + batches
+            least = schedule.tolerance * (yardstick or inertia)
+            idle = 0 if left > least else idle + batches
         patience = schedule.max_no_improvement
         if patience is not None and idle >= patience:
             break

@@ -49,6 +49,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+TOLERANCE = 5e-4
+"""Training ends where less than this fraction of the inertia is left to gain: patience
+costs little here, and where big clusters end no feature looks beyond."""
+
 SPREAD_ROWS = 2**14
 """Rows, those of lowest rank, that tell how far points are from their big clusters."""
 
@@ -117,6 +121,7 @@ def _train(
     if init is None:
         axes = principal_axes(points, n_big, len(points), schedule, weights)
     rng = np.random.default_rng([seed, 0])
+    schedule = schedule._replace(tolerance=TOLERANCE)
     with batches(name, most_batches(schedule, len(points))) as watch:
         how = {"weights": weights, "watch": watch}
         centers = train_along(axes, points, n_big, schedule, rng, **how)
