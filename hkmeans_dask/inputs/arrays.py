@@ -25,7 +25,13 @@ from sklearn.utils import check_array
 from hkmeans_dask.inputs.checks import arithmetic_dtype
 from hkmeans_dask.inputs.tables import NUMBERS_ONLY, numbers
 from hkmeans_dask.kmeans.finite import unmasked
-from hkmeans_dask.storage.packed import Decoded, packing_of, stored, warn_of_packed
+from hkmeans_dask.storage.packed import (
+    Decoded,
+    packing_of,
+    stored,
+    warn_of_packed,
+    warn_of_packed_in,
+)
 
 if TYPE_CHECKING:
     from hkmeans_dask.kmeans.kernels import Array
@@ -171,9 +177,11 @@ def read_features(X: Any, feature_axis: int, *, join: bool = True) -> Features:
         )
     if not is_lazy(X):
         return _in_memory(X, feature_axis)
-    array = (
-        _from_zarr(X, feature_axis, join) if is_zarr(X) else _unmasked(plain_dask(X))
-    )
+    if is_zarr(X):
+        array = _from_zarr(X, feature_axis, join)
+    else:
+        array = _unmasked(plain_dask(X))
+        warn_of_packed_in(X.__dask_graph__())
     array = _check_dask(array)
     if feature_axis == 1:
         array = array.T

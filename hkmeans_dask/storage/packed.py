@@ -10,6 +10,7 @@ an array that it wrote for its ``_FillValue``.
 from __future__ import annotations
 
 import base64
+import sys
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,13 @@ BY_XARRAY = ("_ARRAY_DIMENSIONS", "_NCZARR_ARRAY", "_nczarr_array")
 
 STORED_NAN = "AAAAAAAA+H8="
 """How xarray writes NaN as a `_FillValue`, as it does for all floats."""
+
+
+AS_GIVEN = tuple(
+    "original- from-zarr- array- astype- getitem blocks- vindex- rechunk- reshape- "
+    "transpose- concatenate- stack-".split()
+)
+"""How names of layers of dask begin whose values are those that they are given."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +157,18 @@ def warn_of_packed(array: Any) -> None:
             "not _FillValue.",
             stacklevel=7,  # the caller of `fit`
         )
+
+
+def warn_of_packed_in(graph: Any) -> None:
+    """Warn of packed values that a graph of dask gives as they are stored."""
+    zarr, layers = sys.modules.get("zarr"), getattr(graph, "layers", {})
+    if zarr is None or not all(str(name).startswith(AS_GIVEN) for name in layers):
+        return
+    for name in layers:
+        nodes = layers[name].values() if name.startswith("original-") else ()
+        for array in (getattr(node, "value", node) for node in nodes):
+            if isinstance(array, zarr.Array):
+                warn_of_packed(array)
 
 
 def _is_nothing(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import warnings
 
+import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
@@ -138,6 +139,39 @@ def test_the_values_as_stored_are_warned_of(tmp_path, zarr_format):
         HierarchicalKMeans(3).fit(array)
     assert told[0].filename == __file__
     HierarchicalKMeans(3).fit(write(tmp_path / "y", {"dtype": "i2"}, zarr_format))
+
+
+GIVEN_ON = {
+    "da.from_zarr": da.from_zarr,
+    "da.from_array": da.from_array,
+    "rows": lambda array: da.from_zarr(array)[np.arange(len(VALUES)) > 1],
+    "other chunks": lambda array: da.from_zarr(array).rechunk((3, -1)),
+    "transposed twice": lambda array: da.from_zarr(array).T.astype("f8").T,
+    "twice": lambda array: da.concatenate([da.from_zarr(array)] * 2),
+    "xarray.DataArray": lambda array: xr.DataArray(da.from_zarr(array)),
+}
+
+
+@pytest.mark.parametrize("given", GIVEN_ON.values(), ids=GIVEN_ON)
+def test_the_values_that_dask_gives_as_stored_are_warned_of(tmp_path, given):
+    X = given(write(tmp_path / "x", {"dtype": "i2", "_FillValue": -9}, 3))
+    with pytest.warns(UserWarning, match=r"packed values \(_FillValue=-9\)") as told:
+        HierarchicalKMeans(3).fit(X)
+    assert [warning.filename for warning in told] == [__file__]
+    HierarchicalKMeans(3).fit(given(write(tmp_path / "y", {"dtype": "i2"}, 3)))
+
+
+@pytest.mark.parametrize(
+    "decoded",
+    [
+        lambda path: da.from_zarr(zarr.open_array(path / "v")) * 0.5,
+        lambda path: xr.open_zarr(path, consolidated=False)["v"],
+        lambda path: xr.open_zarr(path, consolidated=False)["v"].data,
+    ],
+)
+def test_values_that_were_decoded_are_not_warned_of(tmp_path, decoded):
+    write(tmp_path, {"dtype": "i2", "scale_factor": 0.5}, 3)
+    HierarchicalKMeans(3).fit(decoded(tmp_path))
 
 
 def test_what_is_decoded_is_another_input(tmp_path):
