@@ -198,7 +198,7 @@ PARAMETERS: dict[str, tuple[Any, Any, str]] = {
     ),
     "--work-dir": (
         None,
-        click.Path(file_okay=False, path_type=Path),
+        click.Path(file_okay=False),
         "Folder for intermediate results: run again, a stopped fit goes on.",
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ METRICS = ("euclidean", "cosine")
 LEVELS = ("fine", "coarse")
 ALLOCATIONS = ("size", "inertia")
 MISSING = ("error", "exclude")
+URL = re.compile(r"[a-zA-Z][\w+.-]+:/")
+"""How URLs begin, also those that `pathlib` has taken a slash from."""
 
 
 def arithmetic_dtype(dtype: np.dtype[Any], name: str = "X") -> np.dtype[Any]:
@@ -82,10 +85,10 @@ def check_parameters(parameters: dict[str, Any]) -> None:
             f"random_state should be an integer from 0 to 2**32 - 1. {seed} was given."
         )
     place = parameters["work_dir"]
-    if place is not None and "://" in str(os.fspath(place)):
+    if place is not None and URL.match(os.fsdecode(place)):
         raise ValueError(
-            "work_dir should be a folder of a file system that all workers see. "
-            f"{place!r} was given."
+            "work_dir should be a folder of a file system that all workers see, not a "
+            f"URL. {os.fsdecode(place)!r} was given."
         )
     if isinstance(parameters["init"], str):
         _check_option("init", parameters["init"], INITS, " or an array")

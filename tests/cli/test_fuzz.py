@@ -142,6 +142,9 @@ def test_any_arguments_end_in_one_line(ended):
 
 SAID = {
     "fit x\0 o -k 6": "null character",
+    "fit x o -k 6 --work-dir nothing://w": "not a URL. 'nothing://w' was given",
+    "fit x o -k 6 --work-dir s3://b/w": "folder of a file system .* 's3://b/w'",
+    "plan x -k 6 --work-dir memory://w": "folder of a file system .* 'memory://w'",
     "fit x o -k 6 --work-dir w\0": "null character",
     "fit x o -k 6 --component ": "empty",
     "fit x.zarr.zip o -k 6": "A ZIP archive is zip://::PATH",
@@ -168,6 +171,7 @@ def test_what_is_wrong_is_named(ended, line):
     code, (error,) = ended(line.split(" "))
     assert code == 2
     assert re.search(SAID[line], error), error
+    assert not list(Path.cwd().glob("*:"))
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,14 @@ def test_another_fit_has_another_folder_and_seed(tmp_path):
     assert (first[1], second[1]) == (5, 6)
 
 
+@pytest.mark.parametrize("place", ["s3://b/w", Path("s3://b/w"), "nothing://w"])
+def test_a_url_is_no_work_dir(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"not a URL\. '(s3|nothing):/"):
+        HierarchicalKMeans(9, work_dir=place).fit(VALUES)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_relative_work_dir_is_that_of_the_call(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     HierarchicalKMeans(9, work_dir="work").fit(VALUES)
