@@ -35,7 +35,12 @@ from hkmeans_dask.stages.partition import partition
 from hkmeans_dask.stages.refine import begin_with, refine
 from hkmeans_dask.stages.sample import count_rows, keep_training_rows
 from hkmeans_dask.workspace.files import Damaged, InMemory, OnDisk
-from hkmeans_dask.workspace.places import durable, outdate, temporary
+from hkmeans_dask.workspace.places import (
+    durable,
+    labels_go_to_disk,
+    outdate,
+    temporary,
+)
 from hkmeans_dask.workspace.rows import RAW
 
 if TYPE_CHECKING:
@@ -96,10 +101,12 @@ def workspaces(
         identity = identify(X, job.features, parameters, seed) | described
         drawn = parameters["random_state"] is None
         return durable(work_dir, identity, seed, known=is_known(X), drawn=drawn)
+    n_labels = sizes.n_features
+    large = labels_go_to_disk(n_labels, sizes.n_clusters)
     return temporary(
         seed,
         rows_bytes=sizes.rows if on_disk else 0,
-        label_bytes=0 if job.features.in_memory else 4 * sizes.n_features,
+        label_bytes=4 * n_labels if large and not job.features.in_memory else 0,
         copy_bytes=0 if job.features.whole else int(job.features.blocks.nbytes),
     )
 

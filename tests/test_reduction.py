@@ -1,5 +1,6 @@
 """transform, inverse_transform and predict against plain NumPy."""
 
+import pickle
 import tracemalloc
 from functools import cache
 
@@ -11,10 +12,12 @@ import zarr
 from dask.callbacks import Callback
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
 
 from hkmeans_dask import HierarchicalKMeans, reduction
 from hkmeans_dask.inputs import arrays
 from hkmeans_dask.reduction import Partial, cluster_means, lazy_labels, spread
+from hkmeans_dask.workspace import places
 from tests.strategies import Watched, cuts, nothing_computed, quick
 
 axes = pytest.mark.parametrize("feature_axis", [0, 1])
@@ -363,3 +366,17 @@ def test_large_blocks_of_labels_are_cut_and_small_ones_kept():
     assert lazy_labels(labels, (30, 30, 40)) is labels
     assert lazy_labels(labels, (30, 30, 30, 10)).chunks == ((30, 30, 30, 10),)
     assert lazy_labels(np.zeros(100, np.int32), (60, 40)).chunks == ((60, 40),)
+
+
+@pytest.mark.parametrize("least", [-1, 0])
+@pytest.mark.parametrize("most", [200, 65_534, 65_535, 100_000])
+def test_a_graph_of_as_many_labels_as_stay_in_memory_gets_no_warning(least, most):
+    n_labels = places.LABEL_BYTES // (2 if most + 1 < 2**16 else 4)
+    assert not places.labels_go_to_disk(n_labels, most + 1)
+    assert places.labels_go_to_disk(n_labels + 1, most + 1)
+    labels = np.random.default_rng(0).integers(least, most + 1, n_labels, np.int32)
+    labels[:2] = least, most
+    lazy = lazy_labels(labels, (n_labels,))
+    assert lazy.dtype == np.int32
+    assert_array_equal(lazy.compute(scheduler="sync"), labels)
+    assert len(pickle.dumps(lazy.__dask_graph__())) < 9_000_000  # of 10 MB

@@ -18,7 +18,7 @@ from hkmeans_dask.planning.job import rows_go_to_disk, sizes_of, whole_chunks
 from hkmeans_dask.stages.beyond import MOST_PASSES
 from hkmeans_dask.stages.label import group_blocks
 from hkmeans_dask.stages.partition import COUNTED_TOGETHER
-from hkmeans_dask.workspace.places import LABEL_BYTES
+from hkmeans_dask.workspace.places import labels_go_to_disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,7 +128,8 @@ def plan_fit(job: Job, stored_bytes: int, work_dir: Any) -> Plan:
     chunks = whole_chunks(features)
     durable = work_dir is not None
     rows_on_disk = rows_go_to_disk(job, sizes, durable=durable)
-    large = not features.in_memory and 4 * sizes.n_features > LABEL_BYTES
+    many = labels_go_to_disk(sizes.n_features, sizes.n_clusters)
+    large = not features.in_memory and many
     written = _rows_written(sizes) if rows_on_disk else 0
     files = (rows_on_disk, durable or large)
     labels = _labels_written(sizes, chunks) if files[1] else 0

@@ -139,13 +139,14 @@ def tasks(
 def carried(labels: Any, chunks: tuple[int, ...]) -> da.Array:
     """Make an array of labels, of which a graph carries as few bytes as hold them.
 
-    distributed warns of graphs of 10 MiB: with up to 65,536 clusters those of five
-    million features.
+    distributed warns of graphs of 10 MB: with up to 65,535 clusters those of five
+    million features. They are counted from the lowest, which may be -1.
     """
-    bounds = (labels.min(), labels.max()) if len(labels) else (0,)
-    narrow = labels.astype(np.result_type(*map(np.min_scalar_type, bounds)))
+    least = int(labels.min()) if len(labels) else 0
+    counted = labels - least
+    narrow = counted.astype(np.min_scalar_type(counted.max() if len(labels) else 0))
     lazy: da.Array = da.from_array(narrow, (chunks,), name=False).astype(np.int32)
-    return lazy
+    return lazy + np.int32(least) if least else lazy
 
 
 def unique(stage: str) -> str:

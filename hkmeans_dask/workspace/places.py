@@ -45,8 +45,10 @@ if TYPE_CHECKING:
 DONE, OUTDATED = "done", "outdated"
 """Marks of a folder: its fit has ended; it is of an X that has changed since."""
 
-LABEL_BYTES = 16 * 2**20
-"""Bytes of labels of a lazy X that stay in memory, at most."""
+LABEL_BYTES = 8 * 2**20
+"""Bytes of labels of a lazy X, as a graph carries them, that stay in memory, at most.
+
+distributed warns of graphs of 10 MB."""
 
 
 class Places(NamedTuple):
@@ -133,6 +135,11 @@ def outdate(places: Places) -> None:
     )
 
 
+def labels_go_to_disk(n_labels: int, n_clusters: int) -> bool:
+    """Whether labels of a lazy X are files: two bytes hold up to 65,535 clusters."""
+    return n_labels * (2 if n_clusters < 2**16 else 4) > LABEL_BYTES
+
+
 @contextmanager
 def temporary(
     seed: int, *, rows_bytes: int, label_bytes: int, copy_bytes: int = 0
@@ -145,12 +152,12 @@ def temporary(
     rows_bytes : int
         Of the training rows that go to disk; 0 if they stay in memory.
     label_bytes : int
-        Of the labels of a lazy X; 0 if they are to be in memory.
+        Of the labels that go to disk; 0 if they stay in memory.
     copy_bytes : int, default=0
         Of an X that has to be copied to disk, where training rows then are, too.
     """
     rows_on_disk = rows_bytes > 0 or copy_bytes > 0
-    labels_on_disk = label_bytes > LABEL_BYTES
+    labels_on_disk = label_bytes > 0
     if not rows_on_disk and not labels_on_disk:
         yield Places(seed, InMemory(), InMemory())
         return

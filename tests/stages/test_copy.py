@@ -219,7 +219,7 @@ def test_a_bad_feature_is_named_and_the_copy_goes(tmp_path, feature_axis):
 
 
 def test_a_copy_needs_a_disk_however_small(tmp_path):
-    with temporary(0, rows_bytes=0, label_bytes=10, copy_bytes=1) as places:
+    with temporary(0, rows_bytes=0, label_bytes=0, copy_bytes=1) as places:
         assert places.workspace.on_disk
         assert not places.label_space.on_disk
 
