@@ -272,7 +272,9 @@ def _lock(folder: Path) -> Iterator[None]:
     """
     own = _own_lock(folder)
     with suppress(OSError):  # on a full disk a finished fit can still be read
-        own.write_bytes(mark())
+        plain.remove(own)
+        with own.open("xb") as file:
+            file.write(mark())
     others = _others(folder)
     for host, process in others.values():
         warnings.warn(
