@@ -90,6 +90,7 @@ def test_many_fits_in_one_process(folder):
 
 
 def test_many_fits_on_one_cluster(folder):
-    with local_cluster(2, processes=False) as cluster, Client(cluster):
+    brief = dask.config.set({"distributed.diagnostics.computations.max-history": 1})
+    with brief, local_cluster(2, processes=False) as cluster, Client(cluster):
         many(fit, lambda: of_cluster(cluster.scheduler))
     assert settled(lambda: list(folder.glob("hkmeans-*")), []) == []
