@@ -138,6 +138,7 @@ def test_clone_get_params_set_params():
         "max_features_per_cluster": None,
         "work_dir": "work",
         "nested": False,
+        "missing": "exclude",
     }
     model = HierarchicalKMeans(**given)
     found = model.get_params()

@@ -102,6 +102,8 @@ def remove_local(partial: str) -> None:
 def replace_remote(new: str, place: str) -> None:
     """Put a remote store where another is, or nothing; remove it where it was written.
 
+    An object that is none (a page) is copied, in one write.
+
     Raises
     ------
     FileNotFoundError
@@ -109,6 +111,12 @@ def replace_remote(new: str, place: str) -> None:
     """
     source, target = Objects(new), Objects(place)
     keys = source.keys()
+    if not keys and source.exists():
+        if target.keys():
+            target.remove_all()
+        source.copy_to(target, {""})
+        source.remove_all()
+        return
     if ROOT not in keys:
         raise FileNotFoundError(f"No store was written that could replace {place}.")
     earlier, old = _pointed(place), target.keys()

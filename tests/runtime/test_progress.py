@@ -26,7 +26,7 @@ from tests.processes import PHASES, commands, run
 
 X = np.random.default_rng(0).normal(size=(6000, 8)).astype("f4")
 BLOCKS = 12
-REFINED = (*PHASES[:4], "refine", "label")
+REFINED = (*PHASES[:4], "rows", "refine", "label")
 
 
 def lazy():
@@ -56,6 +56,8 @@ def bars(monkeypatch):
 def check(counts):
     done, total = counts.pop("coarse")
     assert done == total > 1
+    done, most = counts.pop("rows")
+    assert 0 < done <= most, "passes over training rows may end early"
     assert list(counts.items()) == [
         ("sample", (BLOCKS, BLOCKS)),
         ("partition", (1, 1)),
@@ -167,7 +169,8 @@ def test_a_terminal_gets_bars(source, tmp_path, workers):
     assert all(re.fullmatch(done, bar) for bar in bars), bars
     assert re.search(r"/\d+ mini-batches, .*, mean inertia [\d.]+$", bars[1])
     said = [line for line in lines if line.strip() and line not in bars]
-    assert len(said) == 6
+    passes = [line for line in said if line.startswith("hkmeans: rows-")]
+    assert len(said) == 6 + len(passes)
     assert all(line.startswith("hkmeans: ") for line in said), said
 
 

@@ -333,7 +333,7 @@ def test_what_we_write_is_all_there(tmp_path):
     assert_array_equal(EXPECTED.transform(opening.open_array(place)), np.zeros((9, 6)))
 
 
-def test_a_store_that_cannot_be_listed_gives_no_warning():
+def test_a_store_that_cannot_be_listed_gives_one_warning():
     """As a plain web server."""
 
     class Unlisted(Wrapped):
@@ -344,7 +344,9 @@ def test_a_store_that_cannot_be_listed_gives_no_warning():
     memory = MemoryStore()
     zarr.create_array(memory, data=X, chunks=(100, 6))
     z = zarr.open_array(Unlisted(memory), mode="r")
-    assert_array_equal(EXPECTED.predict(z), EXPECTED.labels_)
+    with pytest.warns(UserWarning, match="cannot be listed") as warned:
+        assert_array_equal(EXPECTED.predict(z), EXPECTED.labels_)
+    assert len(warned) == 1
 
 
 @pytest.mark.parametrize("url", ["{}/x.zarr", "memory://tests/prints.zarr"])
