@@ -50,9 +50,9 @@ def held():
 
 def of_cluster(scheduler):
     """Count what a scheduler keeps for its clients."""
-    fits = [name for name in scheduler._broker._topics if name.startswith("hkmeans")]
+    ours = [name for name in scheduler._broker._topics if name.startswith("hkmeans")]
     return {
-        "topics": len(fits),
+        "topics": len(ours),
         "plugins": len(scheduler.plugins),
         "extensions": len(scheduler.extensions),
         "clients": len(scheduler.clients),
