@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import numcodecs.errors
 import zarr
 import zarr.errors
+from zarr.storage import ZipStore
 
 from hkmeans_dask.storage.objects import Objects, resolve
 from hkmeans_dask.storage.packed import stored
@@ -25,6 +26,10 @@ from hkmeans_dask.storage.source import VARYING
 from hkmeans_dask.workspace.plain import is_file_of
 
 COMPLETE = "complete"
+
+ZIPPED = "zip://::"
+"""How URLs of local archives begin. Zarr opens them itself: through fsspec it raises, in
+version 3.1.4, where a key is not there."""
 
 METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 """Names of the files of metadata of both formats."""
@@ -173,7 +178,10 @@ def _missing_bucket(place: str) -> str | None:
 
 
 def _open_standing(place: str, component: str) -> Any:
-    return zarr.open(taken_as_is(standing(place)), path=component, mode="r")
+    store: Any = taken_as_is(standing(place))
+    if place.startswith(ZIPPED) and "://" not in place.removeprefix(ZIPPED):
+        store = ZipStore(place.removeprefix(ZIPPED), mode="r")
+    return zarr.open(store, path=component, mode="r")
 
 
 def _refuse_incomplete(node: Any, url: str) -> None:

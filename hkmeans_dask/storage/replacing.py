@@ -34,6 +34,9 @@ ROOTS = {ROOT, ".zarray", ".zgroup"}
 REPLACED_BY = "replaced_by"
 """The attribute that points to a store beside."""
 
+ROUNDS, PAUSE = 40, 0.25
+"""So often, at most, and so long after each other in seconds, copies are removed."""
+
 PARTIAL = ".partial"
 """How names of stores that are written beside their place end."""
 
@@ -139,9 +142,15 @@ def forget_remote(new: str, place: str) -> None:
     if _pointed(place) == new:
         return
     source, target = Objects(new), Objects(place)
-    there, copied = target.keys(), source.keys()
-    if there and not there & ROOTS and there <= copied:
-        target.remove(there)
+    copied, quiet = source.keys(), 0
+    for _ in range(ROUNDS):  # what was on its way when we were interrupted still comes
+        there = target.keys()
+        if there and not there & ROOTS and there <= copied:
+            target.remove(there)
+            quiet = 0
+        elif (quiet := quiet + 1) == 2:
+            break
+        time.sleep(PAUSE)
     source.remove_all()
 
 
