@@ -28,8 +28,8 @@ from hkmeans_dask.workspace.plain import is_file_of
 COMPLETE = "complete"
 
 ZIPPED = "zip://::"
-"""How URLs of local archives begin. Zarr opens them itself: through fsspec it raises, in
-version 3.1.4, where a key is not there."""
+"""How URLs of local archives begin. Zarr opens them itself: through fsspec it raises
+where a key is not there, in version 3.1.4."""
 
 METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 """Names of the files of metadata of both formats."""

@@ -316,7 +316,9 @@ def reading(
         Whether one chunk is decoded after the other.
     """
     if singly:
-        return stored_bytes + chunk_bytes + min(block_bytes, AHEAD_BYTES)
+        ahead = min(block_bytes, AHEAD_BYTES)
+        several = ahead >= 2 * chunk_bytes
+        return stored_bytes + chunk_bytes + ahead * several
     return min(block_bytes, DECODED * chunk_bytes) + min(stored_bytes, block_bytes)
 
 

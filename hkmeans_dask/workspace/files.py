@@ -58,6 +58,12 @@ LAYOUT = "layout.json"
 """The member of an archive that has dtype and shape of each array."""
 
 
+NUMBERS = "biuf"
+"""Kinds of dtypes that are written."""
+
+HEADER_BYTES = 2**10
+"""Bytes before the values of an array, at most."""
+
 READ_BYTES = 2**20
 """Bytes of an array that are read at once from a file."""
 
@@ -136,10 +142,11 @@ class _Archive:
     def __getitem__(self, key: str) -> Array:
         """Read one array, straight to where it stays."""
         kind, shape = self._layout()[key]
-        n_bytes = math.prod(shape) * np.dtype(kind).itemsize
+        dtype = np.dtype(kind)
+        n_bytes = math.prod(shape) * dtype.itemsize
         header = self._file.getinfo(f"{key}.npy").file_size - n_bytes
-        if header < 0:
-            raise EOFError("it ends too early")
+        if dtype.kind not in NUMBERS or not 0 <= header <= HEADER_BYTES:
+            raise ValueError("it is not as long as its numbers")
         array: Array = np.empty(shape, kind)
         content = memoryview(array.reshape(-1).view(np.uint8))
         with self._file.open(f"{key}.npy") as member:
