@@ -58,7 +58,7 @@ LAYOUT = "layout.json"
 """The member of an archive that has dtype and shape of each array."""
 
 
-NUMBERS = "biuf"
+KINDS = "biufSU"
 """Kinds of dtypes that are written."""
 
 HEADER_BYTES = 2**10
@@ -145,8 +145,8 @@ class _Archive:
         dtype = np.dtype(kind)
         n_bytes = math.prod(shape) * dtype.itemsize
         header = self._file.getinfo(f"{key}.npy").file_size - n_bytes
-        if dtype.kind not in NUMBERS or not 0 <= header <= HEADER_BYTES:
-            raise ValueError("it is not as long as its numbers")
+        if dtype.kind not in KINDS or not 0 <= header <= HEADER_BYTES:
+            raise ValueError("it is not as long as its values")
         array: Array = np.empty(shape, kind)
         content = memoryview(array.reshape(-1).view(np.uint8))
         with self._file.open(f"{key}.npy") as member:
