@@ -135,11 +135,11 @@ class HierarchicalKMeans(
         nilearn. False: with all small clusters, and the centers first move to the
         means of the training rows that are nearest to them, along principal axes of
         the centers where few do, pass after pass, until 0.5% of the inertia or less is
-        left to gain there: no read of X more. It takes
-        time as ``n_features * n_clusters``, and leaves less inertia most of all where
-        features have no clear groups. With `refine` the passes over X compare all
-        small clusters too. With an array as `init` and `refine` there is nothing to
-        move before X is read again.
+        left to gain there: no read of X more. It takes time as
+        ``n_features * n_clusters``, and leaves less inertia most of all where features
+        have no clear groups. With `refine` the passes over X compare all small clusters
+        too. With an array as `init` and `refine` there is nothing to move before X is
+        read again.
     missing : {'error', 'exclude'}, default='error'
         What to do with features that have NaN or infinities: refuse X, or leave these
         features out (land in a field of the sea, background outside a mask). They get
