@@ -45,7 +45,13 @@ LARGE = 4 * 2**20
 
 MODULES = (
     *(f"stages.{name}" for name in ("sample", "coarse", "partition", "fine", "label")),
-    *("stages.beyond", "stages.refine", "reduction", "storage.source", "storage.outputs"),
+    *(
+        "stages.beyond",
+        "stages.refine",
+        "reduction",
+        "storage.source",
+        "storage.outputs",
+    ),
 )
 """What tasks need; with what these import."""
 
