@@ -39,13 +39,15 @@ _server.set_forkserver_preload(
 )
 
 
-def _run(args, log, sizes, temporary):
+def _run(args, log, sizes, temporary, environment):
     """Be the process: what `hkmeans-dask` does, in a process group of its own."""
     import dask
 
     from hkmeans_dask.cli.commands import main
 
     os.setsid()
+    os.environ.clear()  # it is that of when the server began
+    os.environ.update(environment)
     # The jobs that a shell has in the background ignore Ctrl-C, and all they start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
@@ -67,7 +69,8 @@ class Command:
 
     def __init__(self, log, args, sizes=SIZES, temporary="/tmp"):
         self._log = log
-        self._process = _server.Process(target=_run, args=(args, log, sizes, temporary))
+        how = (args, log, sizes, temporary, dict(os.environ))
+        self._process = _server.Process(target=_run, args=how)
         self._process.start()
         self.pid = self._process.pid
 

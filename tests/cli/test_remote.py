@@ -191,11 +191,8 @@ def test_what_is_not_complete_is_not_seen(server, bucket, source, start):
     """No reader of Zarr finds anything, until it finds all."""
     url = f"s3://{bucket}/model"
     command = start("fit", source, url, "-k", "9")
-    seen = set()
-    while not seen:
-        if "model/zarr.json" in objects(server, bucket):
-            seen.add(HierarchicalKMeans.from_zarr(url).n_clusters_)
-    assert seen == {9}
+    command.until(lambda: "model/zarr.json" in objects(server, bucket))
+    assert HierarchicalKMeans.from_zarr(url).n_clusters_ == 9
     assert command.wait() == 0
 
 
