@@ -79,7 +79,7 @@ def patiently(call: Callable[..., Any], *args: Any, waits: Sequence[float]) -> A
         except Exception as error:
             if not may_pass(error):
                 raise
-        time.sleep(wait * random.uniform(0.7, 1.3))
+        time.sleep(wait * random.uniform(0.8, 1.2))
     return call(*args)
 
 
