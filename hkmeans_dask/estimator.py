@@ -146,6 +146,14 @@ class HierarchicalKMeans(
         label -1 and are in no size, mean, inertia or training, for which as many others
         are drawn: clusters are those of the other features alone, up to the random
         draw. `n_excluded_` counts them. No more reads of X.
+    balance : float, default=0.0
+        From 0, plain k-means, to 1, clusters of like size as far as that can be: the
+        imbalance factor less 1 falls to about the part ``1 - balance``. Each center
+        has a price, learned on the training rows, that is added to the squared distance
+        when a feature chooses: higher where a cluster would be too large, lower where
+        too small. Shares of big clusters follow their training rows as far. With
+        weights sizes are sums of weights. It takes training a few times as long, and
+        labelling no longer.
 
     Attributes
     ----------
@@ -168,6 +176,9 @@ class HierarchicalKMeans(
         With `refine`: the small clusters with which the features nearest to each
         coarse center are compared, ascending; -1 for one that was dropped; one row if
         it is the same for all. Else without columns: those of their big cluster.
+    prices_, coarse_prices_ : ndarray of shape (n_clusters_,), (n_big_clusters,)
+        Added to the squared distances to `cluster_centers_` and `coarse_centers_` when
+        features choose, not in `inertia_`; 0 without `balance`.
     offset_ : ndarray of shape (n_samples,)
         Removed from features before distances are measured.
     inertia_ : float
@@ -241,6 +252,7 @@ class HierarchicalKMeans(
         work_dir: str | os.PathLike[str] | None = None,
         nested: bool = True,
         missing: str = "error",
+        balance: float = 0.0,
     ) -> None:
         self.n_clusters = n_clusters
         self.init = init
@@ -258,6 +270,7 @@ class HierarchicalKMeans(
         self.work_dir = work_dir
         self.nested = nested
         self.missing = missing
+        self.balance = balance
 
     def fit(self, X: Any, y: None = None, *, feature_weight: Any = None) -> Self:
         """Find the clusters; computes, in two passes over X and those that refine.
@@ -553,13 +566,21 @@ class HierarchicalKMeans(
         self.cluster_centers_, self.parents_ = hierarchy.fine, hierarchy.parents
         self.cluster_inertia_ = np.ldexp(found.inertia[used], features.weight_exponent)
         self.compared_ = hierarchy.compared
+        self.prices_, self.coarse_prices_ = (
+            prices if prices.size else np.zeros(len(centers), centers.dtype)
+            for prices, centers in (
+                (hierarchy.prices, hierarchy.fine),
+                (hierarchy.coarse_prices, hierarchy.coarse),
+            )
+        )
         self.inertia_ = float(self.cluster_inertia_.sum())
         self.n_clusters_ = self._n_features_out = len(self.sizes_)
 
     def _hierarchy(self) -> Hierarchy:
         levels = (self.coarse_centers_, self.cluster_centers_, self.parents_)
         unit = np.array(self.metric == "cosine")
-        return Hierarchy(self.offset_, *levels, self.compared_, unit)
+        prices = (self.prices_, self.coarse_prices_)
+        return Hierarchy(self.offset_, *levels, self.compared_, unit, *prices)
 
     def _give(self, result: da.Array, in_memory: bool) -> Any:
         """Give back the kind of array that came, and the axes."""

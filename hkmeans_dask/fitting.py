@@ -29,6 +29,7 @@ from hkmeans_dask.runtime.progress import phase
 from hkmeans_dask.stages.beyond import look_beyond
 from hkmeans_dask.stages.coarse import train_coarse
 from hkmeans_dask.stages.copy import copied, copy_features
+from hkmeans_dask.stages.even import even
 from hkmeans_dask.stages.fine import train_fine
 from hkmeans_dask.stages.label import Changed, are_labelled, label_features
 from hkmeans_dask.stages.partition import partition
@@ -47,9 +48,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from hkmeans_dask.planning.job import Job
-    from hkmeans_dask.planning.memory import Projection, Sizes
+    from hkmeans_dask.planning.memory import Projection
+    from hkmeans_dask.planning.sizes import Sizes
     from hkmeans_dask.stages.label import Labels
     from hkmeans_dask.workspace.places import Places
+    from hkmeans_dask.workspace.records import Parts
 
 logger = logging.getLogger(__name__)
 
@@ -168,9 +171,9 @@ def _run_stages(
     model: Any = places.workspace.find("model")
     job = _in_whole_features(job, None if again else model, places, seconds)
     if model is None:
-        model = _train(job, places, seconds)
+        model, aside = _train(job, places, seconds)
         if job.refine:
-            model = _refine(job, model, places, seconds)
+            model = _refine(job, model, aside, places, seconds)
     what = (job.features, places.seed, model)
     where = (places.label_space, job.runner)
     with phase("label", seconds):
@@ -203,12 +206,15 @@ def _in_whole_features(
     return replace(job, features=features)
 
 
-def _train(job: Job, places: Places, seconds: dict[str, float]) -> Any:
-    """Read X once and find the centers of both levels."""
+def _train(
+    job: Job, places: Places, seconds: dict[str, float]
+) -> tuple[Any, Any | None]:
+    """Read X once and find the centers of both levels; see `even` for the rows."""
     seed, workspace = places.seed, places.workspace
     name = "nested" if job.refine else "model"
-    if (nested := workspace.find(name)) is not None:
-        return nested
+    found, aside = workspace.find(name), workspace.find("aside") if job.evens else None
+    if found is not None and (aside is not None or not job.evens):
+        return found, aside
     init, runner = job.init, job.runner
     _discard_passes(workspace)
     with phase("sample", seconds):
@@ -223,18 +229,23 @@ def _train(job: Job, places: Places, seconds: dict[str, float]) -> Any:
         n_big = int(np.sqrt(job.n_clusters))
         coarse = train_coarse(parts, n_big, job.schedule, seed, init, workspace, runner)
     if init is not None and job.refine:
-        return begin_with(init[: job.n_clusters], coarse, parts, workspace, runner)
+        begun = (init[: job.n_clusters], coarse, parts, workspace, runner)
+        model = begin_with(*begun, "begun" if job.evens else name)
+        return _even(job, parts, model, places, seconds, name)
     with phase("partition", seconds):
         shares = (job.n_clusters, job.allocation, init)
-        partitions = partition(parts, coarse, *shares, workspace, runner)
+        balance = job.schedule.balance
+        partitions = partition(parts, coarse, *shares, workspace, runner, balance)
     with phase("fine", seconds):
         how = (job.schedule, seed, init, workspace, runner)
         model = train_fine(partitions, *how, "fine" if job.beyond else name)
+    model, aside = _even(job, partitions.source, model, places, seconds, "even")
     if job.beyond:
         with phase("rows", seconds):
             where = (workspace, runner, job.features.weight_exponent)
-            model = look_beyond(partitions, model, job.n_rows, *where, name)
-    return model
+            more = (name, aside)
+            model = look_beyond(partitions, model, job.n_rows, *where, *more)
+    return model, aside
 
 
 def _discard_passes(workspace: InMemory | OnDisk) -> None:
@@ -244,17 +255,41 @@ def _discard_passes(workspace: InMemory | OnDisk) -> None:
     workspace.discard(*(name for name in names if name.startswith(tuple(stale))))
 
 
-def _refine(job: Job, model: Any, places: Places, seconds: dict[str, float]) -> Any:
+def _even(
+    job: Job,
+    parts: Parts,
+    model: Any,
+    places: Places,
+    seconds: dict[str, float],
+    name: str,
+) -> tuple[Any, Any | None]:
+    """Make sizes even among all small clusters; also give what passes need for it."""
+    if not job.evens:
+        return model, None
+    what = (parts, job.n_rows, job.n_clusters, model, job.schedule.balance)
+    where = (places.workspace, job.runner, name)
+    with phase("even", seconds):
+        weighted = job.schedule.weighted
+        return even(*what, *where, exact=_exact(job), weighted=weighted)
+
+
+def _exact(job: Job) -> bool:
+    """Whether features compare all small clusters, even if they are many."""
+    return job.init is not None or not job.nested
+
+
+def _refine(
+    job: Job, model: Any, aside: Any, places: Places, seconds: dict[str, float]
+) -> Any:
     """Read X again, as often as wanted, to improve the centers.
 
     Given centers are compared by all features in all passes, so that the inertia can
     only fall below that of assigning every feature to the nearest of them.
     """
-    exact = job.init is not None or not job.nested
     how = (job.refine, places.workspace, job.runner)
     with phase("refine", seconds):
-        what = (job.features, model, *how)
-        return refine(*what, exact=exact, exclude=job.exclude)
+        what, exact = (job.features, model, *how), _exact(job)
+        return refine(*what, exact=exact, exclude=job.exclude, aside=aside)
 
 
 def _discard_damaged(damaged: Damaged, seen: set[str], places: Places) -> set[str]:

@@ -225,6 +225,8 @@ def test_the_verdict_is_the_definition(kind):
     verdict = judge(X, labels + 100)
     np.testing.assert_allclose(verdict.unexplained_variance, left, rtol=1e-4)
     assert verdict.n_nonempty == 7
+    sizes = np.bincount(labels)
+    assert verdict.imbalance == pytest.approx(7 * (sizes**2).sum() / len(labels) ** 2)
     np.testing.assert_allclose(judge(X, np.zeros(60, int))[0], 1)
     np.testing.assert_allclose(judge(X, np.arange(60))[0], 0, atol=1e-12)
     with pytest.raises(ValueError, match="one per feature"):

@@ -139,6 +139,7 @@ def test_clone_get_params_set_params():
         "work_dir": "work",
         "nested": False,
         "missing": "exclude",
+        "balance": 0.5,
     }
     model = HierarchicalKMeans(**given)
     found = model.get_params()

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+logger = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class Cluster:
     """Where a command computes: threads of this process, or workers."""
@@ -113,6 +116,7 @@ class Cluster:
         They listen on loopback, and take no one without the certificate that is made
         for them: else any user of the machine could run code as this one.
         """
+        logger.info("starting %d workers ...", self.workers)
         from distributed import Client, LocalCluster, Security
 
         with (

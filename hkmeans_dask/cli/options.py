@@ -186,11 +186,20 @@ PARAMETERS: dict[str, tuple[Any, Any, str]] = {
     ),
     "--allocation": (
         "size",
-        str,
+        click.Choice(["size", "inertia"]),
         "Shares of big clusters follow their size or inertia.",
     ),
+    "--balance": (
+        0.0,
+        float,
+        "From 0 (plain k-means) to 1 (clusters of like size, as far as can be).",
+    ),
     "--refine": (0, int, "Passes over INPUT, at most, that improve the clusters."),
-    "--metric": ("euclidean", str, "euclidean, or cosine (spherical k-means)."),
+    "--metric": (
+        "euclidean",
+        click.Choice(["euclidean", "cosine"]),
+        "How far features are apart; cosine is spherical k-means.",
+    ),
     "--max-features-per-cluster": (
         256,
         integer_or_none,

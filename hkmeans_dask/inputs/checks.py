@@ -79,6 +79,9 @@ def check_parameters(parameters: dict[str, Any]) -> None:
         raise ValueError(
             f"nested should be True or False. {parameters['nested']!r} was given."
         )
+    balance = parameters["balance"]
+    if not _is_real(balance) or not 0 <= balance <= 1:
+        raise ValueError(f"balance should be from 0.0 to 1.0. {balance!r} was given.")
     seed = parameters["random_state"]
     if isinstance(seed, (int, np.integer)) and not 0 <= seed < 2**32:
         raise ValueError(
@@ -129,6 +132,12 @@ def _check_count(name: str, value: Any, otherwise: str = "") -> None:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(
+        value, bool
+    )
 
 
 def _check_option(

@@ -42,6 +42,9 @@ BIGS_COMPARED = 8
 """The same in multiples of the small clusters that a big one has, on average."""
 
 
+FREE = np.empty(0)
+"""No prices."""
+
 SCORES = 2**24
 """Scores of small clusters held at once while the table is made."""
 
@@ -75,6 +78,12 @@ class Hierarchy(NamedTuple):
     unit: Array = EUCLIDEAN
     """Whether features and centers are scaled to unit length."""
 
+    prices: Array = FREE
+    """(n_clusters,), added to the squared distances to small clusters; or `FREE`."""
+
+    coarse_prices: Array = FREE
+    """(n_big_clusters,), the same of the coarse centers; or `FREE`."""
+
     @classmethod
     def of(cls, arrays: Arrays) -> Hierarchy:
         """Take the fields from a mapping by name."""
@@ -89,6 +98,8 @@ class Hierarchy(NamedTuple):
         *,
         exact: bool = False,
         unit: Array = EUCLIDEAN,
+        prices: Array = FREE,
+        coarse_prices: Array = FREE,
     ) -> Hierarchy:
         """Put small clusters that have moved below the nearest coarse centers.
 
@@ -100,6 +111,8 @@ class Hierarchy(NamedTuple):
         exact : bool, default=False
             Whether features compare all small clusters, even if they are many.
         unit : ndarray of shape (), bool
+        prices, coarse_prices : ndarray of shape (n_clusters,), (n_big_clusters,)
+            Or `FREE`.
 
         Returns
         -------
@@ -112,10 +125,12 @@ class Hierarchy(NamedTuple):
         parents = label_coarse(fine, coarse, offset)
         order = np.argsort(parents, kind="stable")
         fine, parents = fine[order], parents[order]
+        prices = prices[order] if prices.size else FREE
         compared = np.arange(len(fine), dtype=np.int32)[None]
         if not exact:
-            compared = _compare(coarse - offset, fine - offset, parents)
-        return cls(offset, coarse, fine, parents, compared, unit)
+            compared = _compare(coarse - offset, fine - offset, parents, prices)
+        levels = (offset, coarse, fine, parents)
+        return cls(*levels, compared, unit, prices, coarse_prices)
 
     def points(self, block: Any) -> Array:
         """Features of a block as `label` takes them."""
@@ -134,7 +149,7 @@ class Hierarchy(NamedTuple):
         labels : ndarray of shape (n_points,), int64
             `EXCLUDED` where a point has no nearest center.
         """
-        big = label_coarse(points, self.coarse, self.offset)
+        big = label_coarse(points, self.coarse, self.offset, prices=self.coarse_prices)
         order, starts = groups.group_by_label(big, len(self.coarse))
         labels = np.empty(len(points), np.int64)
         for index, origin in enumerate(self.coarse):
@@ -143,7 +158,9 @@ class Hierarchy(NamedTuple):
                 continue  # most of them, where a block is small and features in order
             among = self._among(index)
             centers = self.fine[among] - origin
-            nearest = kernels.assign(points, centers, origin=origin, rows=rows)
+            prices = self.prices[among] if self.prices.size else None
+            what = (points, centers)
+            nearest = kernels.assign(*what, origin=origin, rows=rows, prices=prices)
             labels[rows] = among[nearest]
         if self.unit:
             labels[~points.any(axis=1)] = EXCLUDED  # no direction, no nearest center
@@ -165,16 +182,21 @@ class Hierarchy(NamedTuple):
         clusters of others.
         """
         fine, parents = self.fine[used], self.parents[used]
+        prices, coarse_prices = self.prices, self.coarse_prices
+        prices = prices[used] if prices.size else FREE
         if self.compared.size:
             numbers = np.where(used, np.cumsum(used) - 1, -1).astype(np.int32)
             compared = np.where(self.compared < 0, -1, numbers[self.compared])
-            return self._replace(fine=fine, parents=parents, compared=compared)
+            found = self._replace(fine=fine, parents=parents, compared=compared)
+            return found._replace(prices=prices)
         kept, parents = np.unique(parents, return_inverse=True)
+        coarse_prices = coarse_prices[kept] if coarse_prices.size else FREE
         levels = (self.coarse[kept], fine, parents)
-        return Hierarchy(self.offset, *levels, NESTED, self.unit)
+        how = (NESTED, self.unit, prices, coarse_prices)
+        return Hierarchy(self.offset, *levels, *how)
 
 
-def _compare(coarse: Array, fine: Array, parents: Index) -> Array:
+def _compare(coarse: Array, fine: Array, parents: Index, prices: Array) -> Array:
     """Table of the small clusters nearest to each coarse center, its own ones first."""
     n_big, n_clusters = len(coarse), len(fine)
     n_compared = max(COMPARED, BIGS_COMPARED * n_clusters // n_big)
@@ -183,6 +205,8 @@ def _compare(coarse: Array, fine: Array, parents: Index) -> Array:
         return np.arange(n_clusters, dtype=np.int32)[None]
     table = np.empty((n_big, n_compared), np.int32)
     bias, height = kernels.half_squared_norms(fine), max(1, SCORES // n_clusters)
+    if prices.size:
+        bias = bias + prices / 2
     for start in range(0, n_big, height):
         scores = bias - coarse[start : start + height] @ fine.T
         for big, score in enumerate(scores, start):
@@ -192,7 +216,11 @@ def _compare(coarse: Array, fine: Array, parents: Index) -> Array:
 
 
 def label_coarse(
-    points: Array, coarse: Array, offset: Array, rows: Index | None = None
+    points: Array,
+    coarse: Array,
+    offset: Array,
+    rows: Index | None = None,
+    prices: Array = FREE,
 ) -> Index:
     """Label points with their big cluster.
 
@@ -203,9 +231,12 @@ def label_coarse(
     offset : ndarray of shape (n_dims,)
     rows : ndarray of int, optional
         The points to label, in this order; all of them by default.
+    prices : ndarray of shape (n_big_clusters,), optional
+        Added to the squared distances.
 
     Returns
     -------
     labels : ndarray of shape (n_points,) or (len(rows),), int64
     """
-    return kernels.assign(points, coarse - offset, origin=offset, rows=rows)
+    what, charged = (points, coarse - offset), prices if prices.size else None
+    return kernels.assign(*what, origin=offset, rows=rows, prices=charged)

@@ -86,6 +86,7 @@ def assign(
     origin: Array | None = None,
     rows: Index | None = None,
     homogeneous: bool = False,
+    prices: Array | None = None,
 ) -> Index:
     """Index of the center nearest to each point, ties to the lowest.
 
@@ -102,6 +103,8 @@ def assign(
         Whether the last coordinate of all points is the same, and not 0, as it comes
         from `project`: half the squared norms are then part of the product. Not with
         an origin.
+    prices : ndarray of shape (n_clusters,), the dtype of `centers`, optional
+        Added to the squared distances; 0 by default.
 
     Returns
     -------
@@ -121,7 +124,7 @@ def assign(
     def assign_part(part: slice) -> None:
         some = points[part] if rows is None else points
         wanted = None if rows is None else rows[part]
-        _assign_tiles(some, centers, origin, wanted, constant, labels[part])
+        _assign_tiles(some, centers, origin, wanted, constant, prices, labels[part])
 
     height = tile_height(max(centers.shape) * _scoring(centers).itemsize)
     pays = n_points * centers.size >= WORTH_SHARING
@@ -135,11 +138,12 @@ def _assign_tiles(
     origin: Array | None,
     rows: Index | None,
     constant: float,
+    prices: Array | None,
     labels: Index,
 ) -> None:
     """Assign tile after tile into `labels`, with one buffer."""
     dtype = _scoring(centers)
-    columns, bias = _columns(centers.astype(dtype, copy=False), constant)
+    columns, bias = _columns(centers.astype(dtype, copy=False), constant, prices)
     as_they_are = rows is None and origin is None and dtype == points.dtype
     most = tile_height(max(centers.shape) * dtype.itemsize)
     tallest = min(most, _padded(len(labels)))
@@ -173,7 +177,9 @@ def _scoring(centers: Array) -> np.dtype[Any]:
     return np.dtype(np.float64) if centers.shape[1] <= FEW_DIMS else centers.dtype
 
 
-def _columns(centers: Array, constant: float) -> tuple[Array, Array]:
+def _columns(
+    centers: Array, constant: float, prices: Array | None
+) -> tuple[Array, Array]:
     """Centers as columns, and the bias of each; padded by columns that never win.
 
     With a constant, the last coordinate of points, the columns have the bias in them.
@@ -186,7 +192,9 @@ def _columns(centers: Array, constant: float) -> tuple[Array, Array]:
         padded[:n_clusters] = centers
     bias = np.full(n_columns, np.inf, centers.dtype)
     bias[:n_clusters] = half_squared_norms(centers[:, :-1] if constant else centers)
-    bias[:n_clusters][_repeated(centers)] = np.inf
+    if prices is not None:
+        bias[:n_clusters] += prices / 2
+    bias[:n_clusters][_repeated(centers, prices)] = np.inf
     if constant:
         lowest = np.finfo(bias.dtype).min / max(1.0, constant)
         padded[:, -1] = np.maximum(-bias / constant, lowest)
@@ -332,17 +340,22 @@ def to_unit(points: Array) -> tuple[Array, Array]:
     return units, lengths
 
 
-def _repeated(centers: Array) -> Array:
+def _repeated(centers: Array, prices: Array | None) -> Array:
     """Whether each center equals an earlier one, which then gets all their points.
 
-    BLAS rounds by column: left to the scores, equal centers would share equal points.
+    Or a later one of lower price. BLAS rounds by column: left to the scores, equal
+    centers would share equal points.
     """
     repeated = np.zeros(len(centers), bool)
     firsts = np.sort(centers[:, 0])
     if (firsts[1:] != firsts[:-1]).all():
         return repeated  # as nearly always, without a look at the rest
     repeated[:] = True
-    repeated[np.unique(as_voids(centers), return_index=True)[1]] = False
+    order = np.arange(len(centers))
+    if prices is not None:
+        order = np.argsort(prices, kind="stable")
+    _, first = np.unique(as_voids(centers)[order], return_index=True)
+    repeated[order[first]] = False
     return repeated
 
 

@@ -81,6 +81,8 @@ class Schedule(NamedTuple):
     not what their sums are rounded to."""
     tolerance: float = TOLERANCE
     """A pass is idle where less than this fraction of the inertia is left to gain."""
+    balance: float = 0.0
+    """How even the sizes are made when centers are trained: see `balance.balanced`."""
 
 
 class State(NamedTuple):

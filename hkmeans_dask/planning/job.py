@@ -10,7 +10,7 @@ import numpy as np
 from hkmeans_dask.inputs import checks
 from hkmeans_dask.kmeans.minibatch import Schedule
 from hkmeans_dask.planning import memory
-from hkmeans_dask.planning.memory import Sizes
+from hkmeans_dask.planning.sizes import Sizes
 from hkmeans_dask.runtime.execution import TASK_BYTES, Runner
 from hkmeans_dask.runtime.limits import available_memory
 from hkmeans_dask.stages.copy import feature_cuts
@@ -42,6 +42,11 @@ class Job:
     def beyond(self) -> bool:
         """Whether training rows look beyond their big cluster."""
         return not self.nested or (self.refine > 0 and self.init is None)
+
+    @property
+    def evens(self) -> bool:
+        """Whether prices are learned among all small clusters."""
+        return self.schedule.balance > 0 and (self.refine > 0 or not self.nested)
 
 
 def job_of(
@@ -85,6 +90,7 @@ def _schedule(parameters: dict[str, Any], *, weighted: bool) -> Schedule:
         parameters["max_no_improvement"],
         unit=parameters["metric"] == "cosine",
         weighted=weighted,
+        balance=float(parameters["balance"]),
     )
 
 
@@ -118,6 +124,8 @@ def sizes_of(job: Job) -> Sizes:
         copied=features.in_place is None,
         refine=job.refine,
         beyond=job.beyond,
+        balance=job.schedule.balance,
+        evens=job.evens,
         batch_size=job.schedule.batch_size,
         n_init=job.schedule.n_init,
         n_trainable=features.n_trainable if job.schedule.weighted else 0,

@@ -24,21 +24,24 @@ Training rows that stay in memory come on top: one worker may hold them all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from hkmeans_dask.kmeans import axes
+from hkmeans_dask.kmeans.balance import NEAREST, points_needed
 from hkmeans_dask.kmeans.kernels import TILE_BYTES, tile_height
 from hkmeans_dask.kmeans.minibatch import FEW_MOVED
-from hkmeans_dask.kmeans.sampling import KEYS_AT_ONCE, count_parts, range_rows
+from hkmeans_dask.kmeans.sampling import KEYS_AT_ONCE, count_parts
 from hkmeans_dask.kmeans.seeding import MOST_AMONG
 from hkmeans_dask.kmeans.sums import FAN_IN, SUM_DIMS, sum_height
+from hkmeans_dask.planning.sizes import LABEL, Sizes
 from hkmeans_dask.workspace.rows import (
     PARTITION_BYTES,
     PIECE_BYTES,
     ROWS_TOGETHER,
     TRIED_ROWS,
     coarse_rows,
+    even_rows,
 )
 
 IDLE = 300 * 10**6
@@ -70,111 +73,6 @@ REMEDIES = {
     "blocks": "Store X in smaller chunks (16 to 64 MB)",
     "rows": "Lower max_features_per_cluster or n_clusters",
 }
-
-LABEL = 8
-"""Bytes of a label while it is computed."""
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What a fit's memory hangs on."""
-
-    n_features: int
-    n_samples: int
-    n_clusters: int
-
-    n_rows: int
-    """Training rows."""
-
-    n_big: int
-    itemsize: int
-    """Of the arithmetic."""
-
-    block_rows: int
-    """Features of the largest block."""
-
-    block_bytes: int
-    """Of that block, in the dtype of X."""
-
-    read_bytes: int
-    """More bytes that reading such a block takes for a moment; 0 for X in memory."""
-
-    cast: int
-    """Copies of a block: one in the dtype of the arithmetic, one at unit length."""
-
-    copied: bool
-    """Whether training rows are copied; they are not where X is in this process."""
-
-    copy_bytes: int = 0
-    """What copying a block of X takes, where X is copied into whole features first."""
-
-    refine: int = 0
-    """Passes that refine, at most."""
-
-    beyond: bool = False
-    """Whether training rows look beyond their big cluster."""
-
-    batch_size: int = 1000
-    n_init: int = 10
-
-    n_trainable: int = 0
-    """Features with a weight above 0; 0 where features have no weights."""
-
-    exclude: bool = False
-    """Whether features that cannot be clustered are left out."""
-
-    @property
-    def row(self) -> int:
-        """Bytes of one feature in the arithmetic."""
-        return self.n_samples * self.itemsize
-
-    @property
-    def weighted(self) -> bool:
-        """Whether features have weights."""
-        return self.n_trainable > 0
-
-    @property
-    def kept_row(self) -> int:
-        """Bytes of one training row: a feature, and its weight."""
-        return self.row + self.itemsize * self.weighted
-
-    @property
-    def rows(self) -> int:
-        """Bytes of the training rows that have to be copied."""
-        return self.n_rows * self.kept_row if self.copied else 0
-
-    @property
-    def by_range(self) -> bool:
-        """Whether ranges of X are read one by one, as ranks are among good features."""
-        n_features = self.n_trainable or self.n_features
-        return self.exclude and self.copied and self.n_rows < n_features
-
-    @property
-    def range_rows(self) -> int:
-        """Rows that such a range may keep."""
-        return min(range_rows(self.n_rows, self.kept_row), self.n_features)
-
-    @property
-    def held(self) -> int:
-        """Bytes of the training rows in memory, and of those that may become some."""
-        more = max(self.n_rows, self.range_rows) * self.kept_row
-        return self.rows + more * self.by_range
-
-    @property
-    def n_parts(self) -> int:
-        """Parts of the training rows."""
-        n_features = self.n_trainable or self.n_features
-        return count_parts(n_features, self.n_rows * self.kept_row)
-
-    @property
-    def part_rows(self) -> int:
-        """Training rows of one part."""
-        return -(-self.n_rows // self.n_parts)
-
-    @property
-    def block_weights(self) -> int:
-        """Bytes of the weights of a block, and of distances times weights."""
-        return 2 * LABEL * self.block_rows * self.weighted
 
 
 class Projection(NamedTuple):
@@ -299,7 +197,26 @@ def training(rows: int, n_clusters: int, sizes: Sizes) -> int:
     labels = rows * (5 * LABEL + 2 * itemsize)
     labels += rows * (LABEL + itemsize) * sizes.weighted
     centers = n_clusters * sizes.n_samples * (3 * 8 + 3 * itemsize)
-    return max(pairs + candidates, moved + labels + tiles(n_clusters, sizes)) + centers
+    learning = _prices(n_clusters, sizes) + labels
+    trained = max(pairs + candidates, moved + labels + tiles(n_clusters, sizes))
+    return max(trained, learning) + centers
+
+
+def _prices(n_clusters: int, sizes: Sizes) -> int:
+    """Bytes that `balance.learn` holds besides its points: seven arrays of pairs."""
+    if not sizes.balance:
+        return 0
+    n_pairs = points_needed(n_clusters) * min(NEAREST, n_clusters)
+    return 7 * LABEL * n_pairs + tiles(n_clusters, sizes)
+
+
+def _even(sizes: Sizes) -> int:
+    """Bytes of the rows put aside, three times, and of learning prices on them."""
+    if not sizes.balance:
+        return 0
+    wanted = (points_needed(sizes.n_clusters), sizes.n_clusters, sizes.kept_row)
+    rows = min(sizes.n_rows, even_rows(*wanted))
+    return 3 * rows * sizes.kept_row + _prices(sizes.n_clusters, sizes)
 
 
 def training_along(rows: int, n_clusters: int, sizes: Sizes) -> int:
@@ -358,7 +275,7 @@ def _label(sizes: Sizes) -> int:
 
 def _refine(sizes: Sizes) -> int:
     sums = sizes.n_clusters * sizes.n_samples * 8
-    return max(_label(sizes) + 2 * sums, (FAN_IN + 2) * sums)
+    return max(_label(sizes) + 2 * sums, (FAN_IN + 2) * sums + _even(sizes))
 
 
 def _rows(sizes: Sizes) -> int:
@@ -370,7 +287,8 @@ def _rows(sizes: Sizes) -> int:
     work = 3 * rows * sizes.kept_row + labels + tiles(sizes.n_clusters, sizes)
     tried = 4 * TRIED_ROWS * sizes.kept_row + tiles(sizes.n_clusters, sizes)
     finding = sums + tried + 5 * LABEL * min(sizes.n_samples, axes.MOST_DIMS) ** 2
-    return max(part + centers + max(work + 4 * sums, finding), (FAN_IN + 2) * sums)
+    most = part + centers + max(work + 4 * sums, finding)
+    return max(most, (FAN_IN + 2) * sums + _even(sizes), part + _even(sizes))
 
 
 def usable(limit: int) -> int:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hkmeans_dask.planning.job import Job
-    from hkmeans_dask.planning.memory import Sizes
+    from hkmeans_dask.planning.sizes import Sizes
 
 
 @dataclass(frozen=True, repr=False)
@@ -170,6 +170,8 @@ def _tasks(
         "partition": n_parts + 3 + counts + n_parts * by_inertia,
         "fine": sizes.n_big + 3,  # all parts, the axes, the model
     }
+    if sizes.evens:
+        tasks["even"] = n_parts + 2
     if sizes.beyond:
         each = n_parts + _merges(n_parts) + 2 + files[0]
         tasks["rows"] = 2 + MOST_PASSES * each

@@ -80,8 +80,9 @@ def _unequal(model: Any) -> Iterator[Advice]:
         yield Advice(
             f"Cluster sizes are very unequal: the imbalance factor is "
             f"{model.imbalance_:.1f}",
-            "Where regions of like size are wanted, leave constant background out of "
-            "X, or scale the features so that their norms are alike.",
+            "Where regions of like size are wanted, fit with balance=0.5, or more, up "
+            "to 1. Else leave constant background out of X, or scale the features so "
+            "that their norms are alike.",
         )
 
 

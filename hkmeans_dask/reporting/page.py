@@ -33,6 +33,7 @@ PHASES = {
     "coarse": ("finds the big clusters", 0),
     "partition": ("regroups the training rows by big cluster", 0),
     "fine": ("finds the small clusters in each big one", 0),
+    "even": ("makes sizes even among all small clusters", 0),
     "rows": ("moves small clusters beyond their big one, on training rows", 0),
     "refine": ("lets features look beyond their big cluster", 0),
     "label": ("labels every feature", 1),
@@ -268,9 +269,17 @@ def _phases(seconds: dict[str, float], n_passes: int) -> list[Phase]:
 
 def _cluster(model: Any, number: int) -> Cluster:
     size = int(model.sizes_[number])
-    deviation = model.cluster_inertia_[number] / size if _has_inertia(model) else None
+    deviation = _deviation(model, number, size) if _has_inertia(model) else None
     share = size / model.sizes_.sum()
     return Cluster(number, size, share, int(model.parents_[number]), deviation)
+
+
+def _deviation(model: Any, number: int, size: int) -> float:
+    """Inertia per feature; 0 where it is no more than the rounding of the center."""
+    center = model.cluster_centers_[number].astype(np.float64)
+    rounded = (2 * np.finfo(model.cluster_centers_.dtype).eps) ** 2 * (center @ center)
+    deviation = float(model.cluster_inertia_[number]) / size
+    return deviation if deviation > rounded else 0.0
 
 
 def _extremes(model: Any) -> dict[str, list[Cluster]]:

@@ -12,10 +12,14 @@ Rows are compared with all centers along the principal axes of these, which hold
 what tells centers apart (their noise is averaged out, that of the rows is not). How
 many axes do is measured: as few as give rows of lowest rank nearly the labels that all
 dimensions would. Sums are of all dimensions.
+
+With prices (see `balance`) all passes are over all rows and along all dimensions: the
+prices that make sizes even are others along the axes, where noise is averaged out.
 """
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +27,8 @@ import numpy as np
 
 from hkmeans_dask.kmeans import kernels
 from hkmeans_dask.kmeans.axes import ALL_DIMENSIONS, DECOMPOSITION, MOST_DIMS, PAD
-from hkmeans_dask.kmeans.hierarchy import Hierarchy
+from hkmeans_dask.kmeans.even import Aside, charged, relearned
+from hkmeans_dask.kmeans.hierarchy import FREE, Hierarchy
 from hkmeans_dask.kmeans.minibatch import FURTHER, left_to_gain
 from hkmeans_dask.kmeans.moves import merge, say, to_means
 from hkmeans_dask.runtime.blas import one_blas_thread
@@ -38,7 +43,7 @@ from hkmeans_dask.workspace.rows import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from dask.delayed import Delayed
 
@@ -95,6 +100,9 @@ class State(NamedTuple):
     total: Array
     limit: Array
 
+    prices: Array = FREE
+    """(n_clusters,), added to squared distances to those ahead; or `FREE`."""
+
     @classmethod
     def of(cls, arrays: Arrays) -> State:
         """Take the fields from a mapping by name."""
@@ -109,6 +117,7 @@ def look_beyond(
     runner: Runner,
     weight_exponent: int,
     name: str,
+    aside: Any = None,
 ) -> Any:
     """Move the small centers to the means of training rows, while that gains much.
 
@@ -116,7 +125,7 @@ def look_beyond(
     ----------
     partitions : Partitions
     model : Delayed of mapping, or Record
-        From `train_fine`.
+        From `train_fine`, or `even`.
     n_rows : int
         Training rows.
     workspace : InMemory or OnDisk
@@ -125,6 +134,8 @@ def look_beyond(
         The power of 2 by which weights were divided.
     name : str
         Under which the workspace keeps the model.
+    aside : Delayed of mapping, or Record, optional
+        From `even`: rows on which prices are learned anew after each pass.
 
     Returns
     -------
@@ -138,12 +149,14 @@ def look_beyond(
     """
     best = state = _begun(partitions, model, workspace, runner)
     lowest = last = np.inf
-    shares = _shares(n_rows, int(partitions.shares.sum()))
+    shares: Iterable[float] = _shares(n_rows, int(partitions.shares.sum()))
+    if aside is not None:
+        shares = itertools.repeat(1.0, MOST_PASSES)
     for number, share in enumerate(shares, 1):
         sums = partial(_sums_of_rows, partitions, share)
         how = (workspace, runner, MOST_PASSES, weight_exponent)
         move = partial(_move, share)
-        state, outcome = pass_over(f"rows-{number}", sums, move, state, *how)
+        state, outcome = pass_over(f"rows-{number}", sums, move, state, *how, aside)
         if share < 1:
             continue
         left = outcome.inertia - outcome.gain
@@ -154,7 +167,7 @@ def look_beyond(
         if to_gain <= TOLERANCE * left and not outcome.seeded:
             break
         last = gain
-    found = task("centers", _end, best, workspace, name)
+    found = task("centers", _end, best, aside, workspace, name)
     return runner.hold([found], handles=workspace.on_disk)[0]
 
 
@@ -197,9 +210,9 @@ def _begin(
     found = Hierarchy.of(model)
     levels = (found.offset, found.coarse, groups, found.fine, found.fine)
     drawn = model["total"], model["limit"]
-    state = State(*levels, ALL_DIMENSIONS, found.unit, *drawn)
+    state = State(*levels, ALL_DIMENSIONS, found.unit, *drawn, found.prices)
     n_rows = int(sum(part.starts[-1] for part in parts))
-    if _may_pay(n_rows, *found.fine.shape):
+    if not found.prices.size and _may_pay(n_rows, *found.fine.shape):
         state = state._replace(axes=_axes(parts, state, n_rows, weighted))
     return workspace.save("rows-0", **state._asdict())
 
@@ -282,8 +295,11 @@ def _nearest(points: Array, big: Index, state: State) -> Index:
 
 
 def _nearest_anywhere(state: State) -> Callable[[Array, Array], Index]:
+    prices = state.prices if state.prices.size else None
+
     def nearest(points: Array, origin: Array) -> Index:
-        return kernels.assign(points, state.ahead - origin, origin=origin)
+        centers = state.ahead - origin
+        return kernels.assign(points, centers, origin=origin, prices=prices)
 
     return nearest
 
@@ -292,19 +308,25 @@ def _nearest_along(state: State) -> Callable[[Array, Array], Index]:
     """Compare along the axes; both are seen from the origin that is given."""
     offset, axes = state.offset, state.axes
     along = kernels.project(state.ahead - offset, axes)
+    prices = state.prices if state.prices.size else None
 
     def nearest(points: Array, origin: Array) -> Index:
         seen = kernels.project(points - origin, axes)
         centers = along.copy()
         centers[:, :-1] -= np.dot(origin - offset, axes)
-        return kernels.assign(seen, centers, homogeneous=True)
+        return kernels.assign(seen, centers, homogeneous=True, prices=prices)
 
     return nearest
 
 
 @one_blas_thread
 def _move(
-    share: float, found: Partial, state: Arrays, workspace: InMemory | OnDisk, name: str
+    share: float,
+    found: Partial,
+    state: Arrays,
+    aside: Arrays | None,
+    workspace: InMemory | OnDisk,
+    name: str,
 ) -> Arrays:
     """Move centers to the means of their rows, and look further ahead."""
     before, unit = State.of(state), bool(state["unit"])
@@ -317,13 +339,21 @@ def _move(
     ahead[moved] += steps[moved]
     ahead = kernels.to_unit(ahead)[0] if unit else ahead
     now = before._replace(fine=fine, ahead=ahead)
+    if aside is not None:
+        prices = charged(before.prices, before.ahead, ahead, found)
+        prices = relearned(prices, ahead, now.offset, Aside.of(aside))
+        now = now._replace(prices=prices)
     return workspace.save(name, **as_arrays(outcome._asdict() | now._asdict()))
 
 
 @one_blas_thread
-def _end(state: Arrays, workspace: InMemory | OnDisk, name: str) -> Arrays:
-    now = State.of(state)
+def _end(
+    state: Arrays, aside: Arrays | None, workspace: InMemory | OnDisk, name: str
+) -> Arrays:
+    now, prices = State.of(state), FREE
+    if aside is not None:
+        prices = relearned(now.prices, now.fine, now.offset, Aside.of(aside))
     levels = (now.offset, now.coarse, now.fine)
-    found = Hierarchy.arrange(*levels, exact=True, unit=now.unit)
+    found = Hierarchy.arrange(*levels, exact=True, unit=now.unit, prices=prices)
     drawn: dict[str, Any] = {"total": now.total, "limit": now.limit}
     return workspace.save(name, **drawn, passes=np.array(0), **found._asdict())

@@ -25,6 +25,8 @@ from hkmeans_dask.kmeans.axes import (
     principal_axes,
     train_along,
 )
+from hkmeans_dask.kmeans.balance import balanced
+from hkmeans_dask.kmeans.hierarchy import FREE, label_coarse
 from hkmeans_dask.kmeans.minibatch import Schedule, most_batches
 from hkmeans_dask.kmeans.sums import sum_by_label
 from hkmeans_dask.runtime.blas import one_blas_thread
@@ -90,7 +92,7 @@ def train_coarse(
         (found,) = runner.compute(task("coarse", _train, parts, *how), count=[name])
     centers, spread = found["centers"], float(found["spread"])
     logger.debug("%d big clusters, mean inertia %.6g", len(centers), spread)
-    what = (schedule.unit, schedule.weighted, found["axes"])
+    what = (schedule.unit, schedule.weighted, found["axes"], found["prices"])
     return Coarse(found["offset"], centers, spread, *what)
 
 
@@ -125,8 +127,13 @@ def _train(
     with batches(name, most_batches(schedule, len(points))) as watch:
         how = {"weights": weights, "watch": watch}
         centers = train_along(axes, points, n_big, schedule, rng, **how)
+    prices = FREE
+    if schedule.balance and init is None:
+        wanted = (schedule.balance, weights, schedule.unit)
+        centers, prices = balanced(points, centers, *wanted)
     some = slice(0, SPREAD_ROWS if init is None else None)
-    seen, labels = points[some], kernels.assign(points[some], centers)
+    seen = points[some]
+    labels = label_coarse(seen, centers, np.zeros_like(offset), prices=prices)
     weights = None if weights is None else weights[some]
     total = kernels.weighted_sum(np.ones(len(seen)), weights)
     spread = kernels.inertia(seen, centers, labels, weights) / total
@@ -140,6 +147,7 @@ def _train(
         centers=centers + offset,
         spread=np.array(spread),
         axes=axes,
+        prices=prices,
     )
 
 

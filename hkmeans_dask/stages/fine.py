@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hkmeans_dask.kmeans.axes import train_along
-from hkmeans_dask.kmeans.hierarchy import Hierarchy, label_coarse
+from hkmeans_dask.kmeans.balance import balanced
+from hkmeans_dask.kmeans.hierarchy import FREE, NESTED, Hierarchy, label_coarse
 from hkmeans_dask.runtime.blas import one_blas_thread
 from hkmeans_dask.runtime.tasks import names, task
 from hkmeans_dask.workspace.files import digest
@@ -67,7 +68,7 @@ def train_fine(
     seeds = _seeds(init, coarse) if init is not None else [None] * len(shares)
     yardstick = SPREAD_LEFT * coarse.spread
     axes = task("axes", np.asarray, coarse.axes)  # one copy, not one a big cluster
-    of = digest(coarse.offset, coarse.centers, shares)
+    of = digest(coarse.offset, coarse.centers, coarse.prices, shares)
     fine, lacking = [], []
     for big, (group, share, origin, given) in enumerate(
         zip(partitions.groups, shares, coarse.origins, seeds, strict=True)
@@ -107,7 +108,11 @@ def _train(
     seeds = None if given is None else given - origin
     how = {"seeds": seeds, "spread": yardstick, "weights": weights}
     centers = train_along(axes, points, n_clusters, schedule, rng, **how)
-    return workspace.save(name, of=of, centers=centers + origin)
+    prices = FREE
+    if schedule.balance:
+        wanted = (schedule.balance, weights, schedule.unit)
+        centers, prices = balanced(points, centers, *wanted)
+    return workspace.save(name, of=of, centers=centers + origin, prices=prices)
 
 
 @one_blas_thread
@@ -131,6 +136,8 @@ def _assemble(
     parents = np.repeat(np.arange(len(shares)), shares)
     centers = np.concatenate([found["centers"] for found in fine])
     unit = np.array(coarse.unit)
-    found = Hierarchy(coarse.offset, coarse.centers, centers, parents, unit=unit)
+    prices = np.concatenate([found["prices"] for found in fine])
+    levels = (coarse.offset, coarse.centers, centers, parents)
+    found = Hierarchy(*levels, NESTED, unit, prices, coarse.prices)
     told: dict[str, Any] = {"total": total, "limit": limit, "passes": np.array(0)}
     return workspace.save(name, **told, **found._asdict())

@@ -20,7 +20,7 @@ from hkmeans_dask.kmeans.allocation import (
     gain_weights,
     integer_weights,
 )
-from hkmeans_dask.kmeans.hierarchy import label_coarse
+from hkmeans_dask.kmeans.hierarchy import FREE, label_coarse
 from hkmeans_dask.runtime.blas import one_blas_thread
 from hkmeans_dask.runtime.tasks import names, task
 from hkmeans_dask.workspace.records import Partitions
@@ -58,6 +58,7 @@ def partition(
     init: Array | None,
     workspace: InMemory | OnDisk,
     runner: Runner,
+    balance: float = 0.0,
 ) -> Partitions:
     """Regroup the training rows and decide the share of each big cluster.
 
@@ -72,6 +73,8 @@ def partition(
         Initial centers: shares then follow their numbers instead.
     workspace : InMemory or OnDisk
     runner : Runner
+    balance : float, default=0
+        From 0 to 1: how far shares follow numbers of rows, whatever else is asked for.
 
     Returns
     -------
@@ -80,10 +83,11 @@ def partition(
     split = _split_all(parts, coarse, workspace, runner)
     shared = workspace.find("shares", of=coarse.digest)
     if shared is None:
-        how = (n_clusters, allocation, init)
+        how = (n_clusters, allocation, balance, init)
         shared = _share(split, coarse, *how, workspace, runner)
     kept, shares = shared["kept"], shared["shares"]
-    coarse = coarse._replace(centers=coarse.centers[kept])
+    prices = coarse.prices[kept] if coarse.prices.size else FREE
+    coarse = coarse._replace(centers=coarse.centers[kept], prices=prices)
     drawn = (shared["total"], shared["limit"])
     return Partitions(_together(split), kept, shares, coarse, *drawn, split)
 
@@ -115,6 +119,7 @@ def _share(
     coarse: Coarse,
     n_clusters: int,
     allocation: str,
+    balance: float,
     init: Array | None,
     workspace: InMemory | OnDisk,
     runner: Runner,
@@ -123,14 +128,16 @@ def _share(
     together = _together(split)
     ((sizes, total, limit),) = runner.compute(task("totals", _totals, together))
     kept = np.flatnonzero(sizes)
+    by_size = sizes[kept]
+    if coarse.weighted and (balance or (init is None and allocation == "size")):
+        by_size = integer_weights(_add_up(_weights, split, coarse, runner)[kept])
+    weights = by_size
     if init is not None:
         weights = _given(init, coarse, kept)
     elif allocation == "inertia":
         weights = gain_weights(_add_up(_within, split, coarse, runner)[kept])
-    elif coarse.weighted:
-        weights = integer_weights(_add_up(_weights, split, coarse, runner)[kept])
-    else:
-        weights = sizes[kept]
+    if balance and weights is not by_size:
+        weights = integer_weights(weights ** (1 - balance) * by_size**balance)
 
     def distinct(positions: Index, most: Index) -> Index:
         bigs = kept[positions]
@@ -177,7 +184,8 @@ def _sorted(part: Rows | StoredRows, coarse: Coarse) -> Rows:
     by_rank = np.argsort(keys, kind="stable")  # most often they are
     order, keys = order[by_rank], keys[by_rank]
     del by_rank
-    labels = label_coarse(points, coarse.centers, coarse.offset, rows=order)
+    how = {"rows": order, "prices": coarse.prices}
+    labels = label_coarse(points, coarse.centers, coarse.offset, **how)
     by_group, starts = groups.group_by_label(labels, len(coarse.centers))
     return Rows(array, order[by_group], keys[by_group], starts, total)
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hkmeans_dask.kmeans import finite
+from hkmeans_dask.kmeans.even import Aside, charged, even_out
 from hkmeans_dask.kmeans.hierarchy import Hierarchy
 from hkmeans_dask.kmeans.moves import Partial, say, to_means
 from hkmeans_dask.runtime.blas import one_blas_thread
@@ -47,6 +48,7 @@ def begin_with(
     parts: Parts,
     workspace: InMemory | OnDisk,
     runner: Runner,
+    name: str,
 ) -> Any:
     """Make a model of given centers; the first pass then compares all of them.
 
@@ -58,13 +60,15 @@ def begin_with(
         Of which the checksum is taken.
     workspace : InMemory or OnDisk
     runner : Runner
+    name : str
+        Under which the workspace keeps the model.
 
     Returns
     -------
     model : Delayed of mapping, or Record
         As from `train_fine`.
     """
-    begun = task("begin", _begin, init, coarse, parts, workspace)
+    begun = task("begin", _begin, init, coarse, parts, workspace, name)
     return runner.hold([begun], handles=workspace.on_disk)[0]
 
 
@@ -77,6 +81,7 @@ def refine(
     *,
     exact: bool,
     exclude: bool = False,
+    aside: Any = None,
 ) -> Any:
     """Read X up to `n_passes` times, and move the small centers to their means.
 
@@ -93,6 +98,8 @@ def refine(
         Whether features compare all centers, even if they are many.
     exclude : bool, default=False
         Whether features with values that are not finite are left out.
+    aside : Delayed of mapping, or Record, optional
+        From `even`: rows on which prices are learned anew after each pass.
 
     Returns
     -------
@@ -113,7 +120,7 @@ def refine(
         name, rounds = f"refine-{number}", n_passes - number + 1
         how = (workspace, runner, rounds, features.weight_exponent)
         move = partial(_move, exact)
-        model, outcome = pass_over(name, sums, move, model, *how)
+        model, outcome = pass_over(name, sums, move, model, *how, aside)
         if outcome.gain <= TOLERANCE * outcome.inertia and not outcome.seeded:
             break
     final = task("model", _save, model, number, workspace)
@@ -133,20 +140,22 @@ def _begin(
     coarse: Coarse,
     parts: list[Rows | StoredRows],
     workspace: InMemory | OnDisk,
+    name: str,
 ) -> Arrays:
     fine = np.ascontiguousarray(init, coarse.centers.dtype)
     levels, unit = (coarse.offset, coarse.centers, fine), np.array(coarse.unit)
     found = Hierarchy.arrange(*levels, exact=True, unit=unit)
     total = np.array(sum(part.total for part in parts) % 2**64, np.uint64)
     limit = np.array(max(part.highest for part in parts), np.uint64)
-    return workspace.save("nested", total=total, limit=limit, **found._asdict())
+    return workspace.save(name, total=total, limit=limit, **found._asdict())
 
 
 @one_blas_thread
 def _widen(model: Arrays, exact: bool) -> Arrays:
     """Let features look beyond their big cluster."""
     nested = Hierarchy.of(model)
-    found = Hierarchy.arrange(*nested[:3], exact=exact, unit=nested.unit)
+    unit, prices = nested.unit, nested.prices
+    found = Hierarchy.arrange(*nested[:3], exact=exact, unit=unit, prices=prices)
     return {**_drawn(model), **found._asdict()}
 
 
@@ -170,12 +179,22 @@ def _sum(
 
 @one_blas_thread
 def _move(
-    exact: bool, found: Partial, model: Arrays, workspace: InMemory | OnDisk, name: str
+    exact: bool,
+    found: Partial,
+    model: Arrays,
+    aside: Arrays | None,
+    workspace: InMemory | OnDisk,
+    name: str,
 ) -> Arrays:
     hierarchy = Hierarchy.of(model)
-    fine, outcome = to_means(found, hierarchy.fine, bool(hierarchy.unit))
+    unit, prices = hierarchy.unit, hierarchy.prices
+    fine, outcome = to_means(found, hierarchy.fine, bool(unit))
     levels = (hierarchy.offset, hierarchy.coarse, fine)
-    moved = Hierarchy.arrange(*levels, exact=exact, unit=hierarchy.unit)
+    if prices.size:
+        prices = charged(prices, hierarchy.fine, fine, found)
+    moved = Hierarchy.arrange(*levels, exact=exact, unit=unit, prices=prices)
+    if aside is not None:
+        moved = even_out(moved, Aside.of(aside), exact=exact)
     told = outcome._asdict() | moved._asdict()
     return workspace.save(name, **_drawn(model), **as_arrays(told))
 

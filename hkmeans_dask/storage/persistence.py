@@ -19,9 +19,14 @@ ARRAYS = (
     "offset",
     "cluster_inertia",
     "compared",
+    "prices",
+    "coarse_prices",
 )
 """Arrays of a stored model; with a trailing underscore, fitted attributes. Early models
-have no `cluster_inertia`."""
+have no `cluster_inertia`, and no prices: their centers are free."""
+
+PRICED = {"prices": "cluster_centers", "coarse_prices": "coarse_centers"}
+"""Prices, and the centers that have them."""
 
 SCALARS = ("inertia", "n_clusters", "n_features_in", "n_passes")
 """Fitted attributes stored as JSON."""
@@ -107,6 +112,9 @@ class ZarrPersistence:
         model: Any = cls(**parameters)
         if not attributes.pop("lazy_labels"):
             arrays["labels"] = arrays["labels"].compute(scheduler="threads")
+        for name, centers in PRICED.items():
+            free = np.zeros(len(arrays[centers]), arrays[centers].dtype)
+            arrays.setdefault(name, free)
         for name, value in (arrays | attributes.pop("fitted")).items():
             setattr(model, f"{name}_", value)
         if names := attributes.pop("feature_names_in"):

@@ -163,6 +163,8 @@ def _misfits(arrays: dict[str, Any], fitted: dict[str, Any]) -> Iterator[str]:
         "parents": ((n_clusters,), "i"),
         "offset": ((n_dims,), "f"),
     }
+    priced = {"prices": ((n_clusters,), "f"), "coarse_prices": ((n_big,), "f")}
+    shapes |= {name: shape for name, shape in priced.items() if name in arrays}
     for name, (shape, kind) in shapes.items():
         array = arrays.get(name)
         if array is None:

@@ -39,13 +39,18 @@ def pass_over(
     runner: Runner,
     rounds: int,
     weight_exponent: int,
+    *beside: Any,
 ) -> tuple[Any, Outcome]:
-    """Make one pass, unless it has been made; give the model and what it came to."""
+    """Make one pass, unless it has been made; give the model and what it came to.
+
+    `move` takes the sums, the model, what is `beside` it, the workspace and the name.
+    """
     moved, count = workspace.find(name), []
     if moved is None:
         sums = make_sums(at_hand(model, runner))
         count = names(sums)
-        moved = task("move", move, _merged(sums), model, workspace, name)
+        what = (_merged(sums), model, *beside)
+        moved = task("move", move, *what, workspace, name)
     on_disk = workspace.on_disk
     (model,) = runner.hold([moved], handles=on_disk, count=count, rounds=rounds)
     (outcome,) = runner.compute(task("settled", _outcome, model))

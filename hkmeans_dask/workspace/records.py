@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hkmeans_dask.kmeans.axes import ALL_DIMENSIONS
+from hkmeans_dask.kmeans.hierarchy import FREE
 from hkmeans_dask.runtime.tasks import task
 from hkmeans_dask.workspace.files import Record, digest
 
@@ -65,10 +66,13 @@ class Coarse(NamedTuple):
     axes: Array = ALL_DIMENSIONS
     """(n_samples, n_axes), along which the rows of big clusters are trained, if any."""
 
+    prices: Array = FREE
+    """(n_big_clusters,), added to squared distances; or `FREE`."""
+
     @property
     def digest(self) -> int:
         """A checksum by which to know what was derived from it."""
-        return digest(self.offset, self.centers)
+        return digest(self.offset, self.centers, self.prices)
 
     @property
     def origins(self) -> Array:

@@ -272,6 +272,11 @@ def coarse_rows(n_big: int, row_bytes: int) -> int:
     return min(max(OFFSET_ROWS, COARSE_ROWS * n_big), fitting)
 
 
+def even_rows(n_wanted: int, n_clusters: int, row_bytes: int) -> int:
+    """Rows by which sizes are made even among all small clusters, at most."""
+    return min(n_wanted, max(n_clusters, COARSE_BYTES // max(1, row_bytes)))
+
+
 def gather_partition(
     parts: Sequence[Rows | StoredRows],
     group: int,

@@ -85,6 +85,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "inertia": {"allocation": "inertia"},
     "beyond": {"nested": False},
     "refine_1": {"refine": 1},
+    **{f"balance_{part}": {"balance": part / 100} for part in (25, 50, 75, 100)},
     "refine_3": {"refine": 3},
     "inertia_beyond": {"allocation": "inertia", "nested": False},
     "inertia_refine_1": {"allocation": "inertia", "refine": 1},
@@ -190,8 +191,9 @@ SMALL: dict[Data, Callable[[Path], None]] = {
 }
 """The same in thousands of features."""
 
-SLOW_AT_1000 = ("nilearn_once", "dask_ml")
-SLOW_AT_10000 = ("nilearn", "faiss_flat", "minibatch", "dask_ml")
+BALANCED = tuple(name for name in SETTINGS if name.startswith("balance_"))
+SLOW_AT_1000 = ("nilearn_once", "dask_ml", *BALANCED)
+SLOW_AT_10000 = ("nilearn", "faiss_flat", "minibatch", "dask_ml", *BALANCED)
 
 
 def _out_of_core(data: Data, n_clusters: int, n_workers: int = 0) -> Benchmark:

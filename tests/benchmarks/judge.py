@@ -22,6 +22,8 @@ class Verdict(NamedTuple):
     """Sum of squares within clusters, divided by the total; 0 is perfect."""
     n_nonempty: int
     """Clusters with at least one feature."""
+    imbalance: float
+    """k * sum(sizes**2) / n**2 of these; 1 where all sizes are alike."""
 
 
 def judge(X: Any, labels: NDArray[np.integer[Any]]) -> Verdict:
@@ -52,7 +54,9 @@ def judge(X: Any, labels: NDArray[np.integer[Any]]) -> Verdict:
         sums += _indicator(inside, len(clusters)) @ block
     explained = float(((sums**2).sum(axis=1) / sizes).sum())
     common = float((sums.sum(axis=0) ** 2).sum() / len(labels))
-    return Verdict((squares - explained) / (squares - common), len(clusters))
+    unexplained = (squares - explained) / (squares - common)
+    imbalance = float(len(sizes) * (sizes**2.0).sum() / sizes.sum() ** 2.0)
+    return Verdict(unexplained, len(clusters), imbalance)
 
 
 def _blocks(X: Any) -> Iterator[tuple[int, NDArray[np.float64]]]:

@@ -42,6 +42,7 @@ class Run:
 
     unexplained_variance: float | None
     n_nonempty: int | None
+    imbalance: float | None
     processes: list[Usage]
     """The client first."""
 
@@ -102,6 +103,7 @@ def measure(
         reads=_reads(spent, path),
         unexplained_variance=verdict and verdict.unexplained_variance,
         n_nonempty=verdict and verdict.n_nonempty,
+        imbalance=verdict and verdict.imbalance,
         processes=spent,
         troubles=troubles,
         tasks=dict(tasks),

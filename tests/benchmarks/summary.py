@@ -28,6 +28,7 @@ class Summary:
     reads: float | None
     unexplained_variance: float | None
     n_nonempty: float | None
+    imbalance: float | None
     time_ratio: float
     """This method's seconds divided by ours: above 1, we are faster."""
 
@@ -63,6 +64,7 @@ def _summary(runs: list[Run], ours: list[Run], limits: list[Run]) -> Summary:
         reads=_median([one.reads for one in runs]),
         unexplained_variance=_median([one.unexplained_variance for one in runs]),
         n_nonempty=_median([one.n_nonempty for one in runs]),
+        imbalance=_median([one.imbalance for one in runs]),
         time_ratio=median(_ratios(runs, ours, lambda one: one.seconds)),
         variance_ratio=_median(
             _ratios(ours, runs, lambda one: one.unexplained_variance)
@@ -91,6 +93,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Summary], float | None]]] = {
     "reads": (".2f", lambda s: s.reads),
     "unexplained": (".4f", lambda s: s.unexplained_variance),
     "clusters": ("g", lambda s: s.n_nonempty),
+    "imbalance": (".3f", lambda s: s.imbalance),
     "time/ours": (".2f", lambda s: s.time_ratio),
     "our U/its": (".3f", lambda s: s.variance_ratio),
     "time/plain": (".2f", lambda s: s.limit_ratio),

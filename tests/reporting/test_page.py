@@ -19,7 +19,7 @@ from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.cli.commands import main
 from hkmeans_dask.reporting import charts
 from hkmeans_dask.reporting.advice import advise
-from hkmeans_dask.reporting.page import render
+from hkmeans_dask.reporting.page import _cluster, render
 
 DIAGRAMS = hasattr(sklearn.base.BaseEstimator, "_html_repr")
 VOID = {"meta", "link", "img", "br"}
@@ -439,6 +439,15 @@ def test_the_diagram_has_a_table_of_the_fit():
     assert ["reads of X", "2"] in rows
 
 
+def test_rounding_of_clusters_of_one_feature_is_no_inertia():
+    X = np.random.default_rng(0).normal(3, 1, size=(300, 7)).astype(np.float32)
+    model = HierarchicalKMeans(290).fit(X)
+    alone = np.flatnonzero(model.sizes_ == 1)
+    shown = [_cluster(model, number).deviation for number in alone.tolist()]
+    assert model.cluster_inertia_[alone].any()
+    assert shown == [0.0] * len(alone)
+
+
 # A real browser
 
 CHROMIUM = next(
@@ -471,6 +480,8 @@ onload = () => {{
   document.body.textContent = JSON.stringify({{
     width: frames[0].innerWidth,
     scroll: root.scrollWidth,
+    cut: [...page.querySelectorAll(".scroll")].filter(region =>
+      region.scrollWidth > region.clientWidth).map(region => region.ariaLabel),
     wide: wide.map(element => element.outerHTML.slice(0, 80)),
     ground: frames[0].getComputedStyle(page.body).backgroundColor,
     inks: ["h1", ".lead", "nav a", "figcaption", ".note", "main p"].map(ink),
@@ -547,7 +558,7 @@ def test_the_browser_tells_what_goes_wrong(tmp_path):
 
 @in_chromium
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("width", [390, 768, 1400])
 def test_a_browser_is_content(opened, width, dark):
     (opened / "frame.html").write_text(FRAME.format(width=width))
     dom, console, asked = look(opened, "frame.html", dark)
@@ -557,6 +568,7 @@ def test_a_browser_is_content(opened, width, dark):
     assert seen["width"] == width
     assert seen["scroll"] <= width
     assert seen["wide"] == []
+    assert seen["cut"] == [] or width == 390
     assert (brightness(seen["ground"]) < 0.05) == dark
     assert all(contrast(ink, seen["ground"]) >= 4.5 for ink in seen["inks"])
     assert seen["pictures"]
