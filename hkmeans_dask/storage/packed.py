@@ -164,8 +164,9 @@ def warn_of_packed_in(graph: Any) -> None:
     zarr, layers = sys.modules.get("zarr"), getattr(graph, "layers", {})
     if zarr is None or not all(str(name).startswith(AS_GIVEN) for name in layers):
         return
-    for name in layers:
-        nodes = layers[name].values() if name.startswith("original-") else ()
+    for name, layer in layers.items():
+        inline = [given for given, _ in getattr(layer, "indices", ())]
+        nodes = layer.values() if name.startswith("original-") else inline
         for array in (getattr(node, "value", node) for node in nodes):
             if isinstance(array, zarr.Array):
                 warn_of_packed(array)

@@ -144,6 +144,8 @@ def test_the_values_as_stored_are_warned_of(tmp_path, zarr_format):
 GIVEN_ON = {
     "da.from_zarr": da.from_zarr,
     "da.from_array": da.from_array,
+    "inline": lambda array: da.from_zarr(array, inline_array=True),
+    "inline, of more": lambda array: da.from_array(array, inline_array=True)[2:].T.T,
     "rows": lambda array: da.from_zarr(array)[np.arange(len(VALUES)) > 1],
     "other chunks": lambda array: da.from_zarr(array).rechunk((3, -1)),
     "transposed twice": lambda array: da.from_zarr(array).T.astype("f8").T,
