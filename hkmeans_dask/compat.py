@@ -47,6 +47,25 @@ async def find_details(store: Any, place: str) -> dict[str, dict[str, Any]]:
     return {f"{store.path}/{key}": {} async for key in store.list_prefix(base)}
 
 
+async def documents(array: Any, store: Any) -> list[tuple[Any, Any]]:
+    """Give the metadata of an array as Zarr writes them, each with that in a store.
+
+    Else: none. What is in a store is then opened to be compared.
+    """
+    try:
+        from zarr.core.buffer import default_buffer_prototype
+
+        written = array.metadata.to_buffer_dict(default_buffer_prototype())
+    except (ImportError, AttributeError):
+        return []
+    base = f"{array.path}/" if array.path else ""
+    return [
+        (document, await store.get(base + name, default_buffer_prototype()))
+        for name, document in written.items()
+        if name != ".zattrs"
+    ]
+
+
 @contextmanager
 def lean_imports() -> Iterator[None]:
     """Let dask.array not import what it would only look for in blocks: that takes 1 s.

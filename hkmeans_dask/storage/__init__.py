@@ -1,9 +1,9 @@
 """All that touches Zarr.
 
 `opening` opens what is at a path or URL, `source` reads arrays block by block on any
-worker, checked, `chunks` decodes chunks of local files, a codec each, `packed` what
-values of xarray stand for. `outputs` are
-written block by block and appear when they are complete; `models` saves and loads a
+worker, checked, `unchanged` tells whether they are what was opened, `chunks` decodes
+chunks of local files, a codec each, `packed` what values of xarray stand for. `outputs`
+are written block by block and appear when they are complete; `models` saves and loads a
 fitted model, which `sound` looks over; `persistence` are the methods that do so. May
 import `workspace`, `runtime` and `compat`. Begin with `opening` for another format,
 with `chunks` for a codec.

@@ -38,6 +38,7 @@ from hkmeans_dask.storage.patience import (
     url_of,
     waits_of,
 )
+from hkmeans_dask.storage.unchanged import opened_in, refuse_other
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,8 +70,8 @@ class Source:
         store = array.store
         if isinstance(store, LocalStore):
             store = LocalStore(store.root.absolute(), read_only=True)
-            opened = zarr.open_array(store, path=array.path, mode="r")
-            _refuse_other(array, opened)
+            opened = opened_in(store, array)
+            refuse_other(array, opened)
             array = opened if lenient(array) else opened.with_config(STRICT)
         self._local = isinstance(store, LocalStore)
         self._name = url_of(array)
@@ -180,7 +181,7 @@ class Source:
         remedy = "Use a path or URL that the client and all workers share."
         seen = None
         with suppress(FileNotFoundError, zarr.errors.BaseZarrError):
-            seen = zarr.open_array(self._array.store, path=self._array.path, mode="r")
+            seen = opened_in(self._array.store, self._array)
         if seen is None and _is_private(self._array.store):
             raise FileNotFoundError(
                 f"{self._name} is in the memory of one process, and cannot "
@@ -188,7 +189,7 @@ class Source:
             )
         if seen is None:  # not chained: zarr's errors cannot be unpickled
             raise FileNotFoundError(f"{self._name} cannot be seen by {here}. {remedy}")
-        _refuse_other(self._array, seen, f" as seen by {here}")
+        refuse_other(self._array, seen, f" as seen by {here}")
         if self._known and not _is_there(self._array.store, self._known):
             raise FileNotFoundError(
                 f"{self._name} as seen by {here} is not the array that "
@@ -212,25 +213,6 @@ def _touched(chosen: slice | int, extent: int, size: int) -> range:
         chosen = slice(chosen, chosen + 1)
     rows = range(extent)[chosen]
     return range(rows[0] // size, rows[-1] // size + 1) if rows else rows
-
-
-def _layout(array: Any) -> dict[str, Any]:
-    """Metadata but for attributes, where a fill value of NaN equals itself."""
-    known: dict[str, Any] = array.metadata.to_dict()
-    return known | {"attributes": None}
-
-
-def _refuse_other(array: Any, seen: Any, here: str = "") -> None:
-    """Refuse what is in the store now, if the array was opened as another one."""
-    if _layout(seen) == _layout(array):
-        return
-    raise FileNotFoundError(
-        f"{url_of(array)}{here} is not the array that the client opened: its shape "
-        f"was {array.shape} then and is {seen.shape}, or other metadata differ. Open "
-        "it again if it was written to since (with use_consolidated=False if its "
-        "consolidated metadata are older); else use a path or URL that the client and "
-        "all workers share."
-    )
 
 
 def _prefix(array: Any) -> str:

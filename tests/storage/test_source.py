@@ -17,6 +17,7 @@ import zarr
 from numpy.testing import assert_allclose, assert_array_equal
 from packaging.requirements import Requirement
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec
+from zarr.registry import register_codec
 from zarr.storage import MemoryStore
 
 from hkmeans_dask import HierarchicalKMeans
@@ -74,6 +75,46 @@ def test_every_layout_is_read(request, tmp_path, write, where):
     assert_array_equal(model.labels_, EXPECTED.labels_)
     assert_array_equal(model.cluster_centers_, EXPECTED.cluster_centers_)
     assert_array_equal(model.predict(z), EXPECTED.labels_)
+
+
+class Counted(GzipCodec):
+    """A codec that tells how often it was made; earlier ones of Zarr then warn."""
+
+    made = 0
+
+    def __init__(self, level=5):
+        super().__init__(level=level)
+        Counted.made += 1
+
+    @classmethod
+    def from_dict(cls, data):
+        """Take its metadata."""
+        return cls(**data["configuration"])
+
+    def to_dict(self):
+        """Give its metadata."""
+        return super().to_dict() | {"name": "counted"}
+
+
+register_codec("counted", Counted)
+
+
+def n_made():
+    return Counted.made
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_codecs_are_made_by_who_opens_x_alone(
+    two_processes, tmp_path, monkeypatch, relative
+):
+    put(tmp_path / "x.zarr", compressors=Counted())
+    monkeypatch.chdir(tmp_path)
+    z = zarr.open_array("x.zarr" if relative else tmp_path / "x.zarr", mode="r")
+    before = n_made(), two_processes.run(n_made)
+    model = HierarchicalKMeans(9).fit(z)
+    assert_array_equal(model.labels_, EXPECTED.labels_)
+    assert_array_equal(model.transform(z).compute(), EXPECTED.transform(X))
+    assert (n_made(), two_processes.run(n_made)) == before
 
 
 def test_a_relative_path_works_on_workers_in_another_folder(
