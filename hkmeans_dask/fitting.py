@@ -227,7 +227,8 @@ def _train(
         job = replace(job, n_clusters=n_clusters, n_rows=n_kept)
     with phase("coarse", seconds):
         n_big = int(np.sqrt(job.n_clusters))
-        coarse = train_coarse(parts, n_big, job.schedule, seed, init, workspace, runner)
+        how = (job.schedule, seed, init, workspace, runner)
+        coarse = train_coarse(parts, n_big, *how, beyond=job.beyond)
     if init is not None and job.refine:
         begun = (init[: job.n_clusters], coarse, parts, workspace, runner)
         model = begin_with(*begun, "begun" if job.evens else name)

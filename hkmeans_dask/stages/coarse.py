@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 TOLERANCE = 5e-4
 """Training ends where less than this fraction of the inertia is left to gain: patience
-costs little here, and where big clusters end no feature looks beyond."""
+costs little here, where no feature looks beyond the end of its big cluster."""
 
 SPREAD_ROWS = 2**14
 """Rows, those of lowest rank, that tell how far points are from their big clusters."""
@@ -67,6 +67,8 @@ def train_coarse(
     init: Array | None,
     workspace: InMemory | OnDisk,
     runner: Runner,
+    *,
+    beyond: bool = False,
 ) -> Coarse:
     """Find the big clusters.
 
@@ -80,6 +82,9 @@ def train_coarse(
         Initial small-cluster centers: the big clusters then come from clustering them.
     workspace : InMemory or OnDisk
     runner : Runner
+    beyond : bool, default=False
+        Whether features look beyond their big cluster later: these then are but a
+        beginning, found on fewer rows and with less patience.
 
     Returns
     -------
@@ -88,7 +93,7 @@ def train_coarse(
     found = workspace.find("coarse")
     if found is None:
         name = uuid.uuid4().hex
-        how = (n_big, schedule, seed, init, workspace, name)
+        how = (n_big, schedule, seed, init, beyond, workspace, name)
         (found,) = runner.compute(task("coarse", _train, parts, *how), count=[name])
     centers, spread = found["centers"], float(found["spread"])
     logger.debug("%d big clusters, mean inertia %.6g", len(centers), spread)
@@ -103,11 +108,12 @@ def _train(
     schedule: Schedule,
     seed: int,
     init: Array | None,
+    beyond: bool,
     workspace: InMemory | OnDisk,
     name: str,
 ) -> Arrays:
     width = row_bytes(parts[0].like)
-    n_rows = coarse_rows(n_big if init is None else 1, width)
+    n_rows = coarse_rows(n_big if init is None else 1, width, beyond=beyond)
     points, weights = gather(parts, 0, n_rows, n_rows * width), None
     if schedule.weighted:
         points, weights = split_weights(points)
@@ -123,7 +129,8 @@ def _train(
     if init is None:
         axes = principal_axes(points, n_big, len(points), schedule, weights)
     rng = np.random.default_rng([seed, 0])
-    schedule = schedule._replace(tolerance=TOLERANCE)
+    if not beyond:
+        schedule = schedule._replace(tolerance=TOLERANCE)
     with batches(name, most_batches(schedule, len(points))) as watch:
         how = {"weights": weights, "watch": watch}
         centers = train_along(axes, points, n_big, schedule, rng, **how)

@@ -38,6 +38,9 @@ PARTITION_BYTES = 128 * 2**20
 COARSE_ROWS = 2000
 """Rows per big cluster that the coarse stage trains on."""
 
+BEGINNING_ROWS = 1024
+"""The same where features look beyond their big cluster, which is but a beginning."""
+
 COARSE_BYTES = 160 * 2**20
 """Bytes of them, at most, while they are one a big cluster."""
 
@@ -266,10 +269,11 @@ def gather(
     return rows
 
 
-def coarse_rows(n_big: int, row_bytes: int) -> int:
+def coarse_rows(n_big: int, row_bytes: int, *, beyond: bool = False) -> int:
     """Rows that the coarse stage gathers, if there are as many."""
     fitting = max(1, n_big, COARSE_BYTES // max(1, row_bytes))
-    return min(max(OFFSET_ROWS, COARSE_ROWS * n_big), fitting)
+    wanted = (BEGINNING_ROWS if beyond else COARSE_ROWS) * n_big
+    return min(max(OFFSET_ROWS, wanted), fitting)
 
 
 def even_rows(n_wanted: int, n_clusters: int, row_bytes: int) -> int:
