@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hkmeans_dask.runtime.progress import said_if_slow
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
@@ -83,11 +85,9 @@ class Cluster:
             # That the scheduler has gone is said where a command ends by it.
             logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
             resolve_address(self.address)  # fails first, without a Client left behind
-            security = self._security()
-            with (
-                Client(self.address, security=security),
-                _deaths_explained("more memory"),
-            ):
+            with said_if_slow("connecting to %s", self.address):
+                client = Client(self.address, security=self._security())
+            with client, _deaths_explained("more memory"):
                 yield
         elif self.workers:
             with self._local():

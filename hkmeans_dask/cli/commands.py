@@ -36,7 +36,7 @@ from hkmeans_dask.cli.saving import check_output, save
 from hkmeans_dask.cli.signals import Terminated, terminable
 from hkmeans_dask.cli.slurm import write_scripts
 from hkmeans_dask.compat import lean_imports
-from hkmeans_dask.runtime.progress import phase
+from hkmeans_dask.runtime.progress import phase, said_if_slow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -288,7 +288,8 @@ def _write(
     cluster.check([source, model_path, output])
     check_output(output, overwrite, [source, model_path])
     X = open_values(source, component)
-    model = HierarchicalKMeans.from_zarr(model_path)
+    with said_if_slow("reading the model %s", model_path):
+        model = HierarchicalKMeans.from_zarr(model_path)
     if isinstance(model.feature_axis, str):
         axis = "cluster" if clusters else model.feature_axis
         model.set_params(feature_axis=opening.find_axis(X, axis))

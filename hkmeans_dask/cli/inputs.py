@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from hkmeans_dask.cli.messages import say
+from hkmeans_dask.runtime.progress import said_if_slow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +22,8 @@ def open_values(url: str, component: str | None = None) -> Any:
     """
     from hkmeans_dask.storage import opening, packed
 
-    array = packed.decoded(opening.open_array(url, component))
+    with said_if_slow("reading the metadata of %s", url):
+        array = packed.decoded(opening.open_array(url, component))
     if packing := packed.packing_of(array):
         say("note", f"{url} holds packed values, which are decoded: {packing}.")
     return array

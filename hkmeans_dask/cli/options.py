@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     Command = Callable[..., Any]
+
+logger = logging.getLogger(__name__)
 
 
 def _computing(command: Command) -> Command:
@@ -89,6 +93,8 @@ def showing(command: Command) -> Command:
         from hkmeans_dask.runtime.progress import shown
 
         with shown(0 if quiet else verbose):
+            if "hkmeans_dask.estimator" not in sys.modules:
+                logger.info("importing ...")
             command(**options)
 
     return shown_command

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -45,6 +45,9 @@ PROGRESS = "hkmeans_progress"
 
 SECONDS = 0.2
 """Between two messages of one task."""
+
+PATIENCE = 0.5
+"""Seconds that what is most often done at once may take unsaid."""
 
 _live: ContextVar[bool] = ContextVar("live", default=False)
 _bar: ContextVar[_Bar | None] = ContextVar("bar", default=None)
@@ -121,6 +124,19 @@ def write(line: str) -> None:
         tqdm.write(line, file=sys.stderr)
     elif sys.stderr is not None:
         print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def said_if_slow(text: str, *args: object) -> Iterator[None]:
+    """Say what goes on inside, if it takes longer than one waits without asking."""
+    say = copy_context().run
+    timer = threading.Timer(PATIENCE, say, (logger.info, f"{text} ...", *args))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager

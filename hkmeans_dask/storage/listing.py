@@ -11,6 +11,7 @@ from dask.base import tokenize
 from zarr.storage import FsspecStore, LocalStore
 
 from hkmeans_dask.compat import find_details, run_on_zarr
+from hkmeans_dask.runtime.progress import said_if_slow
 from hkmeans_dask.storage.known import once
 from hkmeans_dask.storage.packed import packing_of, stored
 from hkmeans_dask.storage.patience import Unreachable, told, url_of
@@ -60,6 +61,11 @@ def _snapshot(store: Any) -> str | None:
 @once
 def listed(array: Any) -> dict[str, tuple[Any, ...]]:
     """Give what is in the store for an array: key, and size and time if it tells."""
+    with said_if_slow("listing the chunks of %s", url_of(array)):
+        return _listed(array)
+
+
+def _listed(array: Any) -> dict[str, tuple[Any, ...]]:
     store, base = array.store, array.path
     if isinstance(store, LocalStore):
         return dict(_files(store, base))

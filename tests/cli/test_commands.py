@@ -108,6 +108,23 @@ def test_help_imports_nothing_heavy():
     assert ran.stdout.endswith(b"set()\n")
 
 
+@pytest.mark.parametrize("options", ["", "--workers 1"])
+def test_a_command_says_at_once_that_it_imports(here, options):
+    command = (sys.executable, "-X", "importtime", BIN / "hkmeans-dask")
+    given = f"fit in/x m -k {K} {options}".split()
+    ran = subprocess.run([*command, *given], capture_output=True, text=True, check=True)
+    lines = [line.rpartition("| ")[2].strip() for line in ran.stderr.splitlines()]
+    said = [line for line in lines if line.startswith("hkmeans: ")]
+    assert said[0] == "hkmeans: importing ..."
+    assert options == "" or said[1] == "hkmeans: starting 1 workers ..."
+    for heavy in ("numpy", "dask", "zarr", "sklearn"):
+        assert lines.index(heavy) > lines.index(said[0])
+
+
+def test_quiet_commands_say_nothing(here):
+    assert run_process(f"fit in/x m -k {K} --quiet").stderr == ""
+
+
 def test_without_a_command_comes_the_help(capsys):
     run("")
     assert "inverse-transform" in capsys.readouterr().out
@@ -335,14 +352,18 @@ def test_a_process_that_fails(here):
     ran = run_process("transform in/nan in/model o")
     assert ran.returncode == 2
     assert ran.stdout == ""
-    assert "NaN" in one_line(ran.stderr)
+    first, _, error = ran.stderr.partition("\n")
+    assert first == "hkmeans: importing ..."
+    assert "NaN" in one_line(error)
     assert entries(here) == []
 
 
 def test_a_process_that_ends_well(here):
     ran = run_process(f"fit in/x m -k {K}")
     assert ran.returncode == 0
-    assert re.fullmatch(r"(hkmeans: \w+ +[\d.]+ s\n)+", ran.stderr)
+    assert re.fullmatch(
+        r"hkmeans: importing ...\n(hkmeans: \w+ +[\d.]+ s\n)+", ran.stderr
+    )
     assert ran.stdout.startswith("model ")
     assert entries(here) == ["m"]
 

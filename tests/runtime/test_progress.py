@@ -2,6 +2,7 @@
 
 import fcntl
 import io
+import logging
 import os
 import pty
 import re
@@ -11,6 +12,7 @@ import termios
 import threading
 import time
 from contextlib import contextmanager, suppress
+from typing import ClassVar
 
 import dask.array as da
 import numpy as np
@@ -170,7 +172,7 @@ def test_a_terminal_gets_bars(source, tmp_path, workers):
     assert re.search(r"/\d+ mini-batches, .*, mean inertia [\d.]+$", bars[1])
     said = [line for line in lines if line.strip() and line not in bars]
     passes = [line for line in said if line.startswith("hkmeans: rows-")]
-    assert len(said) == 6 + len(passes)
+    assert len(said) == 6 + len(passes) + bool(workers)
     assert all(line.startswith("hkmeans: ") for line in said), said
 
 
@@ -182,6 +184,44 @@ def test_a_file_gets_lines_or_nothing(source, tmp_path, start):
     (line,) = run(start, *transform).said()
     assert line.startswith("hkmeans: transform ")
     assert run(start, *fit, "--overwrite", "--quiet").said() == []
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """Collect what is logged, from any thread; `wait` awaits the first line."""
+
+    class Lines(logging.Handler):
+        came = threading.Event()
+        said: ClassVar[list[tuple[bool, str]]] = []
+
+        def emit(self, record):
+            self.said.append((progress._live.get(), record.getMessage()))
+            self.came.set()
+
+    handler = Lines()
+    monkeypatch.setattr(progress.logger, "handlers", [handler])
+    monkeypatch.setattr(progress.logger, "level", logging.INFO)
+    yield handler
+    handler.said.clear()
+
+
+def test_what_is_slow_is_said_while_it_goes_on(monkeypatch, lines):
+    monkeypatch.setattr(progress, "PATIENCE", 0)
+    monkeypatch.setattr(progress, "_can_show_bars", lambda: True)
+    with progress.shown(1), progress.said_if_slow("reading %s", "a"):
+        assert lines.came.wait(30)
+    assert lines.said == [(True, "reading a ...")]
+
+
+def test_what_is_done_soon_is_not_said(monkeypatch, lines):
+    monkeypatch.setattr(progress, "PATIENCE", 3600)
+    before = threading.active_count()
+    with suppress(KeyError), progress.said_if_slow("reading"):
+        assert threading.active_count() == before + 1
+        raise KeyError
+    while threading.active_count() > before:
+        time.sleep(0.001)  # the timer ends by itself, or the test does not
+    assert lines.said == []
 
 
 class Tee(io.StringIO):
