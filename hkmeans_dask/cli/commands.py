@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hkmeans_dask import __version__
+from hkmeans_dask.cli import axes
+from hkmeans_dask.cli.axes import FEATURE
 from hkmeans_dask.cli.cluster import Cluster, threads
 from hkmeans_dask.cli.inputs import fills_explained, open_values
 from hkmeans_dask.cli.messages import PROGRAM, printable, say, say_error, show_warning
@@ -31,6 +33,8 @@ from hkmeans_dask.cli.options import (
     overwriting,
     reading,
     showing,
+    weighting,
+    writing_arrays,
 )
 from hkmeans_dask.cli.saving import check_output, save
 from hkmeans_dask.cli.signals import Terminated, terminable
@@ -122,12 +126,7 @@ def commands(context: click.Context) -> None:
 
 @commands.command()
 @every_parameter
-@click.option(
-    "--feature-weight",
-    metavar="PATH",
-    help="A Zarr array of one weight per feature: 2 counts it twice, 0 leaves it out "
-    "of training.",
-)
+@weighting("2 counts it twice, 0 leaves it out of training.")
 @job(source="INPUT", model_path="MODEL")
 def fit(
     source: str,
@@ -236,23 +235,35 @@ _level = click.option(
 
 @commands.command()
 @_level
+@weighting("2 counts it twice, 0 leaves it out of the mean.")
 @job(source="INPUT", model_path="MODEL", output="OUTPUT")
-def transform(level: str, **options: Any) -> None:
-    """Average the features of each cluster."""
-    _write("transform", lambda model, X: model.transform(X, level=level), **options)
+@writing_arrays
+def transform(level: str, feature_weight: str | None, **options: Any) -> None:
+    """Average the features of each cluster; weights of the fit are not kept."""
+    from hkmeans_dask.inputs.xarrays import CLUSTER, COARSE_CLUSTER
+
+    def means(model: HierarchicalKMeans, X: Any) -> da.Array:
+        weights = open_values(feature_weight) if feature_weight else None
+        reduced: da.Array = model.transform(X, level=level, feature_weight=weights)
+        return reduced
+
+    by = COARSE_CLUSTER if level == "coarse" else CLUSTER
+    _write("transform", means, **options, by=by, weights=feature_weight)
 
 
 @commands.command()
 @job(source="REDUCED", model_path="MODEL", output="OUTPUT")
+@writing_arrays
 def inverse_transform(**options: Any) -> None:
     """Give each feature the values of its cluster."""
     name = "inverse-transform"
-    _write(name, lambda model, X: model.inverse_transform(X), **options, clusters=True)
+    _write(name, lambda model, X: model.inverse_transform(X), **options, by=FEATURE)
 
 
 @commands.command()
 @_level
 @job(source="INPUT", model_path="MODEL", output="OUTPUT")
+@writing_arrays
 def predict(level: str, **options: Any) -> None:
     """Label new features over the same samples."""
     _write("predict", functools.partial(_predicted, level=level), **options)
@@ -275,35 +286,52 @@ def _write(
     model_path: str,
     output: str,
     component: str | None,
+    output_component: str | None,
     overwrite: bool,
     cluster: Cluster,
-    clusters: bool = False,
+    by: str | None = None,
+    weights: str | None = None,
 ) -> None:
     """Write what a method of the model makes of an array, block by block."""
-    from hkmeans_dask.estimator import HierarchicalKMeans
     from hkmeans_dask.runtime.execution import Runner
-    from hkmeans_dask.storage import opening, outputs
+    from hkmeans_dask.storage import outputs
 
     start = time.perf_counter()
-    cluster.check([source, model_path, output])
-    check_output(output, overwrite, [source, model_path])
+    needed = [source, model_path, *([weights] if weights else [])]
+    cluster.check([*needed, output])
+    check_output(output, overwrite, needed)
     X = open_values(source, component)
-    with said_if_slow("reading the model %s", model_path):
-        model = HierarchicalKMeans.from_zarr(model_path)
-    if isinstance(model.feature_axis, str):
-        axis = "cluster" if clusters else model.feature_axis
-        model.set_params(feature_axis=opening.find_axis(X, axis))
+    model, called = _model_for(X, model_path, by)
+    axis = model._axis
     result = lazily(model, X)
+    names = axes.named(X, axis, called if by == FEATURE else by, called)
     # The workers end before the output is removed after an error: a task that still
     # wrote would bring a part of it back.
     place_for = outputs.writing(output, overwrite=overwrite)
     with fills_explained(X), place_for as place, cluster.running():
         runner = Runner.find(result, in_memory=False)
         with phase(name, {}):
-            outputs.fill(place, result, runner.write)
+            outputs.fill(place, result, runner.write, names, output_component)
     _print(
         f"{output}: {result.shape} {result.dtype}, {time.perf_counter() - start:.1f} s"
     )
+
+
+def _model_for(
+    X: Any, model_path: str, by: str | None
+) -> tuple[HierarchicalKMeans, str]:
+    """Load a model, find its axis in X, and tell what it calls its features."""
+    from hkmeans_dask.estimator import HierarchicalKMeans
+    from hkmeans_dask.inputs.xarrays import CLUSTER
+    from hkmeans_dask.storage import opening
+
+    with said_if_slow("reading the model %s", model_path):
+        model = HierarchicalKMeans.from_zarr(model_path)
+    name = model.feature_axis
+    if not isinstance(name, str):
+        return model, FEATURE
+    axis = opening.find_axis(X, CLUSTER if by == FEATURE else name)
+    return model.set_params(feature_axis=axis), name
 
 
 @commands.command()

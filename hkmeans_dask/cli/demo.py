@@ -23,8 +23,10 @@ from dask.delayed import delayed
 from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_sample_images
 
+from hkmeans_dask.cli.axes import FEATURE, SAMPLE
 from hkmeans_dask.estimator import HierarchicalKMeans
 from hkmeans_dask.inputs import checks
+from hkmeans_dask.inputs.xarrays import CLUSTER
 from hkmeans_dask.runtime.execution import Runner, peak_memory
 from hkmeans_dask.runtime.progress import phase
 from hkmeans_dask.runtime.tasks import names, task
@@ -152,7 +154,7 @@ class _Job:
     def write(self) -> None:
         """Cut the photographs into windows."""
         with phase("write", self.seconds):
-            _write(self.patches, windows(self.images))
+            _write(self.patches, windows(self.images), FEATURE)
         self.X = opening.open_array(str(self.patches))
 
     def fit(self, n_clusters: int) -> None:
@@ -165,13 +167,14 @@ class _Job:
     def transform(self) -> None:
         """Average the windows of each cluster."""
         with phase("transform", self.seconds):
-            _write(self.means, self.model.transform(self.X))
+            _write(self.means, self.model.transform(self.X), CLUSTER)
 
     def inverse_transform(self) -> None:
         """Replace every window by the mean of its cluster."""
         with phase("inverse-transform", self.seconds):
             reduced = opening.open_array(str(self.means))
-            _write(self.reconstruction, self.model.inverse_transform(reduced))
+            restored = self.model.inverse_transform(reduced)
+            _write(self.reconstruction, restored, FEATURE)
 
     def draw(self) -> None:
         """Compare, and put the photographs together again."""
@@ -256,9 +259,10 @@ def _cut(rows: Array) -> Array:
     return points
 
 
-def _write(path: Path, array: da.Array) -> None:
+def _write(path: Path, array: da.Array, rows: str) -> None:
+    runner = Runner.find(array, in_memory=False)
     with outputs.writing(path, overwrite=True) as place:
-        outputs.fill(place, array, Runner.find(array, in_memory=False).write)
+        outputs.fill(place, array, runner.write, (rows, SAMPLE))
 
 
 def _compare(X: Any, reconstruction: Any, grid: Grid) -> list[Part]:

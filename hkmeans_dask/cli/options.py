@@ -144,6 +144,19 @@ def job(**arguments: str) -> Callable[[Command], Command]:
     return add
 
 
+writing_arrays = click.option(
+    "--output-component",
+    metavar="NAME",
+    help="Make OUTPUT a group with the array of this name in it, as xarray opens.",
+)
+
+
+def weighting(effect: str) -> Callable[[Command], Command]:
+    """Add weights of features, and say what they do."""
+    text = f"A Zarr array of one weight per feature: {effect}"
+    return click.option("--feature-weight", metavar="PATH", help=text)
+
+
 def image_shape(
     context: click.Context, option: click.Parameter, value: str | None
 ) -> tuple[int, ...] | None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore
 
@@ -18,12 +17,14 @@ from hkmeans_dask.storage.opening import open_group
 from hkmeans_dask.storage.outputs import (
     CHUNK_BYTES,
     complete,
+    consolidate,
+    create_group,
     describe,
     put,
     writing,
 )
 from hkmeans_dask.storage.patience import told
-from hkmeans_dask.storage.replacing import ROOT, taken_as_is
+from hkmeans_dask.storage.replacing import ROOT
 from hkmeans_dask.storage.sound import (
     check_files,
     check_labels,
@@ -35,6 +36,21 @@ from hkmeans_dask.storage.sound import (
 from hkmeans_dask.storage.source import as_dask, read
 from hkmeans_dask.workspace.plain import SMALL_BYTES
 
+AXES = {
+    "labels": ("feature",),
+    "sizes": ("cluster",),
+    "cluster_centers": ("cluster", "sample"),
+    "coarse_centers": ("coarse_cluster", "sample"),
+    "parents": ("cluster",),
+    "offset": ("sample",),
+    "cluster_inertia": ("cluster",),
+    "compared": ("compared_from", "compared_with"),
+    "prices": ("cluster",),
+    "coarse_prices": ("coarse_cluster",),
+    "init": ("initial_cluster", "sample"),
+}
+"""Names of the axes of the arrays of a model, as xarray knows them."""
+
 
 def save(
     url: str | os.PathLike[str],
@@ -45,15 +61,7 @@ def save(
 ) -> None:
     """Write a model: arrays chunk by chunk, attributes, then the status."""
     with writing(url, overwrite=overwrite) as place:
-        group = told(
-            place,
-            "written",
-            zarr.create_group,
-            taken_as_is(place),
-            attributes={"status": "writing"},
-            overwrite=True,
-            zarr_format=3,
-        )
+        group = create_group(place, status="writing")
         for name, values in arrays.items():
             row_bytes = max(1, values.dtype.itemsize * math.prod(values.shape[1:]))
             rows = max(1, min(len(values), CHUNK_BYTES // row_bytes))
@@ -64,6 +72,7 @@ def save(
                 name,
                 shape=values.shape,
                 dtype=values.dtype,
+                dimension_names=AXES[name],
                 chunks=(rows, *(max(1, n) for n in values.shape[1:])),
                 compressors=(ZstdCodec(level=0), Crc32cCodec()),  # a flip is noticed
                 config={"write_empty_chunks": True},
@@ -76,7 +85,7 @@ def save(
                 put(target, (slice(start, start + rows),), part)
         record = {"hkmeans_dask": version("hkmeans_dask"), **attributes}
         describe(group, json.loads(json.dumps(record, default=_plain)))
-        complete(group)
+        complete(consolidate(group))
 
 
 def load(

@@ -102,9 +102,7 @@ def find_axis(array: Any, axis: int | str) -> int:
     """
     if not isinstance(axis, str):
         return axis
-    array = stored(array)
-    names = getattr(array.metadata, "dimension_names", None)  # of format 3
-    names = list(names or array.attrs.get("_ARRAY_DIMENSIONS", ()))
+    names = names_of_axes(array)
     if axis not in names:
         raise ValueError(
             f"No axis of the array is named {axis!r}; their names: "
@@ -112,6 +110,16 @@ def find_axis(array: Any, axis: int | str) -> int:
             "fit; a model takes set_params(feature_axis=...) before to_zarr."
         )
     return names.index(axis)
+
+
+def names_of_axes(array: Any) -> list[str | None]:
+    """Give the names that axes have in Zarr, all None or absent where they have none.
+
+    They are metadata in format 3, and in format 2 an attribute that xarray writes.
+    """
+    array = stored(array)
+    names = getattr(array.metadata, "dimension_names", None)
+    return list(names or array.attrs.get("_ARRAY_DIMENSIONS", ()))
 
 
 def open_group(url: str) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import uuid
+import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ from hkmeans_dask.storage.patience import is_remote, told, url_of
 from hkmeans_dask.workspace.files import fullness_explained
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from dask.delayed import Delayed
 
@@ -125,7 +126,12 @@ def _names_in(target: str) -> list[str]:
 
 
 def create_array(
-    place: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype[Any]
+    place: str,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    dtype: np.dtype[Any],
+    names: Sequence[str] | None = None,
+    component: str | None = None,
 ) -> Any:
     """Create an empty array (Zarr v3) that is not complete yet.
 
@@ -137,9 +143,11 @@ def create_array(
         "written",
         zarr.create_array,
         replacing.taken_as_is(place),
+        name=component,
         shape=shape,
         chunks=chunks,
         dtype=dtype,
+        dimension_names=names,
         compressors=BloscCodec(cname="lz4", clevel=1, shuffle="shuffle"),
         attributes={"status": "writing"},
         overwrite=True,
@@ -148,7 +156,13 @@ def create_array(
     )
 
 
-def fill(place: str, array: da.Array, compute: Callable[..., object]) -> None:
+def fill(
+    place: str,
+    array: da.Array,
+    compute: Callable[..., object],
+    names: Sequence[str] | None = None,
+    component: str | None = None,
+) -> None:
     """Write a lazy array block by block, and mark it complete.
 
     Parameters
@@ -158,6 +172,11 @@ def fill(place: str, array: da.Array, compute: Callable[..., object]) -> None:
         Cut into blocks of whole output chunks first where it is not: two tasks that
         write to one chunk would silently undo each other's rows.
     compute : callable, ``Runner.write``
+    names : sequence of str, optional
+        Of the axes, as xarray knows them.
+    component : str, optional
+        The name of the array in a group, which xarray opens; else the store is the
+        array.
 
     Raises
     ------
@@ -165,7 +184,9 @@ def fill(place: str, array: da.Array, compute: Callable[..., object]) -> None:
         If the workers wrote to a place that this process does not see.
     """
     chunks = output_chunks(array)
-    target = create_array(place, array.shape, chunks, array.dtype)
+    group = None if component is None else create_group(place)
+    how = (names, component)
+    target = create_array(place, array.shape, chunks, array.dtype, *how)
     compute(*_writes(_cut_at(array, chunks), target))
     if missing := target.nchunks - told(
         place, "listed", getattr, target, "nchunks_initialized"
@@ -176,6 +197,39 @@ def fill(place: str, array: da.Array, compute: Callable[..., object]) -> None:
             "client and all workers share."
         )
     complete(target)
+    if group is not None:
+        consolidate(group)
+
+
+def create_group(place: str, **attributes: Any) -> Any:
+    """Create an empty group (Zarr v3)."""
+    return told(
+        place,
+        "written",
+        zarr.create_group,
+        replacing.taken_as_is(place),
+        attributes=attributes,
+        overwrite=True,
+        zarr_format=3,
+    )
+
+
+def consolidate(group: Any) -> Any:
+    """Collect the metadata of a group in one file, as xarray wants it; give the group.
+
+    Zarr warns that format 3 does not tell of it yet; readers that do not know it look
+    at each array.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
+        return told(
+            url_of(group),
+            "written",
+            zarr.consolidate_metadata,
+            group.store,
+            path=group.path,
+            zarr_format=3,
+        )
 
 
 def _writes(array: da.Array, target: Any) -> list[Delayed]:

@@ -1,5 +1,7 @@
 """Commands read packed values as what they mean."""
 
+import re
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -96,6 +98,50 @@ def test_centers_and_weights_may_be_packed(here):
     found = HierarchicalKMeans.from_zarr("m")
     assert_array_equal(found.labels_.compute(), expected.labels_)
     assert found.inertia_ == pytest.approx(expected.inertia_)
+
+
+@pytest.mark.parametrize("options", ["", " --workers 1"])
+@pytest.mark.parametrize("level", ["fine", "coarse"])
+def test_transform_takes_weights_as_fit_does(here, level, options):
+    write("x", values())
+    weights = np.arange(200) % 3
+    zarr.create_array("weights", data=weights)
+    run(f"fit x/v m -k {K} --quiet")
+    given = f"x/v m o --feature-weight weights --level {level} --quiet"
+    run(f"transform {given}{options}")
+    model = HierarchicalKMeans.from_zarr("m")
+    how = {"level": level, "feature_weight": weights}
+    assert_array_equal(load("o")[...], model.transform(decoded("x"), **how))
+    assert not np.array_equal(load("o")[...], model.transform(decoded("x")))
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        (np.ones(199), r"feature_weight.shape == \(199,\), expected \(200,\)!"),
+        (np.full(200, -1.0), "Negative values in data passed to `feature_weight`"),
+        (None, "weights is not there"),
+    ],
+)
+def test_bad_weights_of_transform_are_one_line(here, capsys, weights, said):
+    write("x", values())
+    run(f"fit x/v m -k {K} --quiet")
+    if weights is not None:
+        zarr.create_array("weights", data=weights)
+    capsys.readouterr()
+    run("transform x/v m o --feature-weight weights --quiet", 2)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(said, error)
+    assert not (here / "o").exists()
+
+
+def test_weights_are_not_overwritten(here, capsys):
+    write("x", values())
+    zarr.create_array("weights", data=np.ones(200))
+    run(f"fit x/v m -k {K} --quiet")
+    run("transform x/v m weights --feature-weight weights --overwrite --quiet", 2)
+    assert "weights would replace weights" in capsys.readouterr().err
+    assert load("weights").shape == (200,)
 
 
 def test_a_fit_hangs_on_how_values_are_decoded(here):

@@ -12,6 +12,7 @@ import xarray as xr
 import zarr
 from sklearn import config_context
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from xarray.testing import assert_equal, assert_identical
 
 from hkmeans_dask import HierarchicalKMeans
@@ -500,11 +501,67 @@ def test_models_of_named_axes_serve_the_commands(stored, capsys):
     assert np.array_equal(zarr.open_array("means", mode="r")[:], reduced)
     run("predict scan.zarr model labels --component bold")
     assert np.array_equal(zarr.open_array("labels", mode="r")[:], model.labels_)
-    assert main(["inverse-transform", "means", "model", "back"]) == 2
+    run("inverse-transform means model back")
+    assert np.array_equal(zarr.open_array("back", mode="r")[:], VALUES)
+    assert names("back") == ("time", "voxel")
+    zarr.create_array("plain", data=zarr.open_array("means", mode="r")[:])
+    assert main(["inverse-transform", "plain", "model", "other"]) == 2
     assert "is named 'cluster'; their names: none." in capsys.readouterr().err
     reduced.to_dataset().to_zarr("reduced", consolidated=False)
-    run("inverse-transform reduced model back --component bold")
+    run("inverse-transform reduced model back --component bold --overwrite")
     assert np.array_equal(zarr.open_array("back", mode="r")[:], VALUES)
+
+
+def names(path):
+    return zarr.open_array(path, mode="r").metadata.dimension_names
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("transform scan.zarr model out --component bold", ("time", "cluster")),
+        ("transform scan.zarr model out --component bold --level coarse", None),
+        ("predict scan.zarr model out --component bold", ("voxel",)),
+        ("transform plain model out", ("sample", "cluster")),
+        ("predict plain model out", ("feature",)),
+        ("transform taken model out", ("cluster_", "cluster")),
+        ("inverse-transform reduced model out", ("sample", "feature")),
+        ("inverse-transform reduced named out", ("sample", "voxel")),
+    ],
+)
+def test_what_commands_write_has_names_and_is_opened(stored, command, expected):
+    expected = expected or ("time", "coarse_cluster")
+    model = HierarchicalKMeans(3, feature_axis=1).fit(VALUES)
+    model.to_zarr("model")
+    model.set_params(feature_axis="voxel").to_zarr("named")
+    zarr.create_array("plain", data=VALUES)
+    zarr.create_array("taken", data=VALUES, dimension_names=("cluster", None))
+    means = model.set_params(feature_axis=1).transform(VALUES)
+    zarr.create_array("reduced", data=means, dimension_names=(None, "cluster"))
+    run(command)
+    assert names("out") == expected
+    run(f"{command} --output-component result --overwrite")
+    for options in ({}, {"consolidated": True}, {"consolidated": False}):
+        opened = xr.open_zarr("out", **options)["result"]
+        assert opened.dims == expected
+        assert opened.attrs["status"] == "complete"
+        assert np.array_equal(opened, zarr.open_array("out/result", mode="r")[:])
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5])
+@pytest.mark.parametrize("init", ["k-means++", VALUES.T[:5]])
+@pytest.mark.parametrize("refine", [0, 1])
+def test_models_are_opened(tmp_path, init, refine, balance):
+    model = HierarchicalKMeans(5, init, refine=refine, balance=balance)
+    with pytest.warns(ConvergenceWarning):
+        model.fit(VALUES.T).to_zarr(tmp_path / "model")
+    for options in ({}, {"consolidated": True}, {"consolidated": False}):
+        opened = xr.open_zarr(tmp_path / "model", **options)
+        assert opened["cluster_centers"].dims == ("cluster", "sample")
+        assert np.array_equal(opened["labels"], model.labels_)
+        assert opened["labels"].dims == ("feature",)
+    loaded = HierarchicalKMeans.from_zarr(tmp_path / "model")
+    assert np.array_equal(loaded.labels_, model.labels_)
 
 
 def test_names_that_are_not_there_are_refused(stored, capsys):

@@ -198,6 +198,10 @@ def test_arrays_that_do_not_fit_are_named(stores, tmp_path):
     with pytest.raises(ValueError, match="parents has values that are no clusters"):
         HierarchicalKMeans.from_zarr(tmp_path / "m")
     shutil.rmtree(tmp_path / "m/sizes")
+    with pytest.raises(FileNotFoundError, match="chunks of sizes are missing"):
+        HierarchicalKMeans.from_zarr(tmp_path / "m")
+    group = zarr.open_group(tmp_path / "m", mode="r+", use_consolidated=False)
+    group.update_attributes({})  # without the metadata of the arrays
     with pytest.raises(ValueError, match="the array sizes is missing"):
         HierarchicalKMeans.from_zarr(tmp_path / "m")
 
