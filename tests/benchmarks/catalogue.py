@@ -81,11 +81,18 @@ def _save(path: Path, make: Callable[[], NDArray[np.float32]]) -> None:
         np.save(file, make())
 
 
+PARTS = (25, 50, 75, 100)
+"""Of `balance`, in hundredths."""
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "inertia": {"allocation": "inertia"},
     "beyond": {"nested": False},
     "refine_1": {"refine": 1},
-    **{f"balance_{part}": {"balance": part / 100} for part in (25, 50, 75, 100)},
+    **{f"balance_{part}": {"balance": part / 100} for part in PARTS},
+    **{
+        f"beyond_balance_{part}": {"nested": False, "balance": part / 100}
+        for part in PARTS
+    },
     "refine_3": {"refine": 3},
     "inertia_beyond": {"allocation": "inertia", "nested": False},
     "inertia_refine_1": {"allocation": "inertia", "refine": 1},
@@ -191,7 +198,7 @@ SMALL: dict[Data, Callable[[Path], None]] = {
 }
 """The same in thousands of features."""
 
-BALANCED = tuple(name for name in SETTINGS if name.startswith("balance_"))
+BALANCED = tuple(name for name in SETTINGS if "balance_" in name)
 SLOW_AT_1000 = ("nilearn_once", "dask_ml", *BALANCED)
 SLOW_AT_10000 = ("nilearn", "faiss_flat", "minibatch", "dask_ml", *BALANCED)
 
