@@ -76,7 +76,7 @@ def indent(code):
 
 
 def test_commands_run_in_their_order(folder):
-    assert len(COMMANDS) == 8
+    assert len(COMMANDS) == 9
     for command in COMMANDS:
         ran = subprocess.run(
             [BIN / "hkmeans-dask", *command.split()[1:]],

@@ -12,7 +12,7 @@ import zarr
 
 from tests.benchmarks import data, real
 from tests.benchmarks.job import OURS, Method
-from tests.benchmarks.methods import clustering, out_of_core, reduction
+from tests.benchmarks.methods import clustering, growing, out_of_core, reduction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -66,7 +66,9 @@ class Benchmark:
     n_workers: int = 0
     """One-thread processes of 1 GB each; 0 for threads."""
 
-    needs_model: bool = False
+    model_part: float = 0
+    """Of the features, the first ones, that the model is of that methods need."""
+
     counts_tasks: bool = False
     on_request: bool = False
     """Whether it is left out when no benchmark is named: it takes many minutes."""
@@ -137,6 +139,14 @@ INVERSE_TRANSFORM = {
     PLAIN_WRITE: Method(reduction.plain_write),
 }
 
+GROWING = {
+    OURS: Method(clustering.ours),
+    "refine_1": Method(partial(clustering.ours, refine=1)),
+    "label_new": Method(growing.label_new),
+    "move_centers": Method(growing.move_centers),
+    "move_centers_2": Method(partial(growing.move_centers, refine=2)),
+}
+
 PATCHES = Data("patches.npy", _in_memory(data.patches))
 FMRI = Data("fmri.npy", _in_memory(data.fmri))
 BOLD = {
@@ -155,6 +165,7 @@ REAL = {
         *(real.gradients, real.seismic, real.fish, real.winds),
     )
 }
+PHOTOGRAPHS = Data("photographs.zarr", data.patches_zarr, as_dask=True)
 BLOBS = Data("blobs.zarr", data.blobs_zarr)
 BLOBS_X4 = Data(
     "blobs_x4.zarr", partial(data.blobs_zarr, n_features=32_000_000), keep=False
@@ -181,6 +192,7 @@ SMALL: dict[Data, Callable[[Path], None]] = {
         bold: _in_memory(partial(data.bold, 1.0, side=16, n_samples=50))
         for bold in (*BOLD.values(), *REAL.values())
     },
+    PHOTOGRAPHS: partial(data.patches_zarr, stride=12, chunk_rows=500),
     BLOBS: partial(data.blobs_zarr, n_features=4000, n_samples=8, chunk_rows=500),
     BLOBS_X4: partial(data.blobs_zarr, n_features=8000, n_samples=8, chunk_rows=500),
     WIDE: partial(data.blobs_zarr, n_features=1000, n_samples=200, chunk_rows=100),
@@ -254,9 +266,10 @@ BENCHMARKS = {
     "tiny_chunks": replace(
         _out_of_core(TINY_CHUNKS, 10_000), counts_tasks=True, on_request=True
     ),
-    "transform": Benchmark(BLOBS, 1000, TRANSFORM, limit=PLAIN_READ, needs_model=True),
+    "grown": Benchmark(PHOTOGRAPHS, 1000, GROWING, model_part=0.5),
+    "transform": Benchmark(BLOBS, 1000, TRANSFORM, limit=PLAIN_READ, model_part=1),
     "inverse_transform": Benchmark(
-        BLOBS, 1000, INVERSE_TRANSFORM, limit=PLAIN_WRITE, needs_model=True
+        BLOBS, 1000, INVERSE_TRANSFORM, limit=PLAIN_WRITE, model_part=1
     ),
 }
 

@@ -45,6 +45,11 @@ def patches(stride: int = 1) -> NDArray[np.float32]:
     return X
 
 
+def patches_zarr(path: Path, stride: int = 1, chunk_rows: int = 20_000) -> None:
+    """Write the windows to Zarr, those of one image after those of the other."""
+    zarr.create_array(path, data=patches(stride), chunks=(chunk_rows, 192))
+
+
 def fmri(side: int = 58, n_samples: int = 400, seed: int = 0) -> NDArray[np.float32]:
     """Simulate a BOLD volume: smooth sources that overlap, and white noise.
 

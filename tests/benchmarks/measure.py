@@ -120,24 +120,25 @@ def _reads(spent: list[Usage], path: Path) -> float | None:
 def warm_up(benchmark: Benchmark, method: str, scratch: Path) -> None:
     """Run the method on a little noise, so that nobody's imports are measured."""
     path = scratch / f"noise{Path(benchmark.data.file).suffix}"
-    noise = np.random.default_rng(0).standard_normal((2000, 16), np.float32)
+    noise = np.random.default_rng(0).standard_normal((2000, 32), np.float32)
     if path.suffix == ".npy":
         np.save(path, noise)
     else:
-        zarr.create_array(path, data=noise, chunks=(200, 16))
+        zarr.create_array(path, data=noise, chunks=(200, 32))
     X = benchmark.data.open(path)
     job = Job(X, 10, 0, scratch / "model", scratch / "noise-output")
-    if benchmark.needs_model:
-        save_model(job)
+    if benchmark.model_part:
+        save_model(job, benchmark.model_part)
     benchmark.methods[method].call(job)
 
 
-def save_model(job: Job) -> None:
-    """Fit ours and save it."""
+def save_model(job: Job, part: float) -> None:
+    """Fit ours to a part of the features, the first ones, and save it."""
     from hkmeans_dask import HierarchicalKMeans
 
     model = HierarchicalKMeans(job.n_clusters, random_state=job.seed)
-    model.fit(job.X).to_zarr(job.model)
+    X = job.X if part == 1 else job.X[: int(part * job.X.shape[0])]
+    model.fit(X).to_zarr(job.model)
 
 
 def _counting(counts: Counter[str]) -> Callback:

@@ -60,10 +60,10 @@ def run(
     """
     with TemporaryDirectory(dir=path.parent, prefix="model-") as folder:
         model = Path(folder, "model")
-        if benchmark.needs_model:
-            save_model(
-                Job(benchmark.data.open(path), benchmark.n_clusters, 0, model, model)
-            )
+        if benchmark.model_part:
+            X = benchmark.data.open(path)
+            job = Job(X, benchmark.n_clusters, 0, model, model)
+            save_model(job, benchmark.model_part)
         for where in rounds:
             for method in methods:
                 once = partial(measure, benchmark, method, where, path, model)
