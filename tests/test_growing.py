@@ -10,7 +10,7 @@ from hkmeans_dask import HierarchicalKMeans
 K = 20
 RNG = np.random.default_rng(0)
 OLD = RNG.normal(size=(3000, 6)).astype("f4")
-NEW = (RNG.normal(size=(2000, 6)) + [2, 0, 0, 0, 0, 0]).astype("f4")
+NEW = RNG.normal([2, 0, 0, 0, 0, 0], size=(2000, 6)).astype("f4")
 BOTH = np.concatenate([OLD, NEW])
 
 

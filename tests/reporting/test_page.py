@@ -241,6 +241,16 @@ def test_a_logarithmic_histogram_counts_every_cluster_once():
     assert all(0 <= tick.place <= charts.PLOT_WIDTH for tick in chart.x_ticks)
 
 
+def test_each_circle_of_the_map_names_its_cluster():
+    model = three_blobs()
+    titles = re.findall(r"<circle [^>]*><title>(.*?)</title>", render(model))
+    assert sorted(titles) == [
+        "Cluster 0: 4 features, big cluster 0",
+        "Cluster 1: 3 features, big cluster 1",
+        "Cluster 2: 2 features, big cluster 1",
+    ]
+
+
 def test_the_map_keeps_distances():
     rng = np.random.default_rng(0)
     plane = rng.normal(size=(50, 2)) * [3, 1]
