@@ -259,3 +259,12 @@ def test_the_data_are_what_they_say(tmp_path):
     assert (spread[18:] > 0.5).all()
     together = np.linalg.norm(blobs[:1800] - blobs[0], axis=1)
     assert together.max() < 2, "nine tenths in one place"
+
+
+def test_what_is_measured_of_grown_data_is_done(tmp_path):
+    _, found = invoke(tmp_path, "grown", "--methods", "label_new,move_centers")
+    anew, labelled, moved = found["benchmarks"]["grown"]["summaries"]
+    assert 1.9 < anew["reads"] < 2.3
+    assert 0.4 < labelled["reads"] < 0.8, "only the new ones are read"
+    assert 2.9 < moved["reads"] < 3.4
+    assert moved["unexplained_variance"] < labelled["unexplained_variance"]

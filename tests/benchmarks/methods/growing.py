@@ -16,7 +16,7 @@ def label_new(job: Job) -> Any:
 
     model = HierarchicalKMeans.from_zarr(job.model)
     new = model.predict(job.X[model.n_features_in_ :])
-    return np.concatenate([model.labels_, new])
+    return np.concatenate([np.asarray(model.labels_), np.asarray(new)])
 
 
 def move_centers(job: Job, refine: int = 1) -> Any:
