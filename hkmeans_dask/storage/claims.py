@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hkmeans_dask.remote.objects import Objects
 from hkmeans_dask.storage import replacing
-from hkmeans_dask.storage.objects import Objects
 from hkmeans_dask.storage.replacing import PARTIAL, beside
 from hkmeans_dask.workspace.living import beating, is_dead, mark, read_mark
 

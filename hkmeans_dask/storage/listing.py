@@ -11,10 +11,11 @@ from dask.base import tokenize
 from zarr.storage import FsspecStore, LocalStore
 
 from hkmeans_dask.compat import find_details, run_on_zarr
+from hkmeans_dask.remote.patience import Unreachable, told
 from hkmeans_dask.runtime.progress import said_if_slow
 from hkmeans_dask.storage.known import once
 from hkmeans_dask.storage.packed import packing_of, stored
-from hkmeans_dask.storage.patience import Unreachable, told, url_of
+from hkmeans_dask.storage.urls import url_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,6 +13,7 @@ import numpy as np
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore
 
+from hkmeans_dask.remote.patience import told
 from hkmeans_dask.storage.opening import open_group
 from hkmeans_dask.storage.outputs import (
     CHUNK_BYTES,
@@ -23,7 +24,6 @@ from hkmeans_dask.storage.outputs import (
     put,
     writing,
 )
-from hkmeans_dask.storage.patience import told
 from hkmeans_dask.storage.replacing import ROOT
 from hkmeans_dask.storage.sound import (
     check_files,

@@ -18,9 +18,9 @@ import zarr
 import zarr.errors
 from zarr.storage import ZipStore
 
-from hkmeans_dask.storage.objects import Objects, resolve
+from hkmeans_dask.remote.objects import Objects, resolve
+from hkmeans_dask.remote.patience import Unreachable, told
 from hkmeans_dask.storage.packed import stored
-from hkmeans_dask.storage.patience import Unreachable, told
 from hkmeans_dask.storage.replacing import standing, taken_as_is
 from hkmeans_dask.storage.source import VARYING
 from hkmeans_dask.workspace.plain import is_file_of

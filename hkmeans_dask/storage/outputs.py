@@ -22,13 +22,14 @@ import zarr
 import zarr.errors
 from zarr.codecs import BloscCodec
 
+from hkmeans_dask.remote.objects import Objects
+from hkmeans_dask.remote.patience import is_remote, told
 from hkmeans_dask.runtime.portable import Portable
 from hkmeans_dask.runtime.progress import done
 from hkmeans_dask.storage import replacing
 from hkmeans_dask.storage.claims import claimed, remove_left
-from hkmeans_dask.storage.objects import Objects
 from hkmeans_dask.storage.opening import COMPLETE, location
-from hkmeans_dask.storage.patience import is_remote, told, url_of
+from hkmeans_dask.storage.urls import url_of
 from hkmeans_dask.workspace.files import fullness_explained
 
 if TYPE_CHECKING:

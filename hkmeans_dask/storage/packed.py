@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hkmeans_dask.storage.patience import url_of
+from hkmeans_dask.storage.urls import url_of
 
 if TYPE_CHECKING:
     from hkmeans_dask.kmeans.kernels import Array

@@ -22,8 +22,8 @@ import time
 import uuid
 from pathlib import Path
 
-from hkmeans_dask.storage.objects import Objects
-from hkmeans_dask.storage.patience import Unreachable
+from hkmeans_dask.remote.objects import Objects
+from hkmeans_dask.remote.patience import Unreachable
 
 ROOT = "zarr.json"
 """Metadata of the root of a store: without them there is none."""

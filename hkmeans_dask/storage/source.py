@@ -24,21 +24,21 @@ import zarr.errors
 from zarr.storage import FsspecStore, LocalStore
 
 from hkmeans_dask.compat import run_on_zarr
-from hkmeans_dask.runtime.portable import Portable
-from hkmeans_dask.storage.chunks import AHEAD_BYTES, LocalChunks, lenient
-from hkmeans_dask.storage.listing import listed
-from hkmeans_dask.storage.packed import packing_of, stored
-from hkmeans_dask.storage.patience import (
+from hkmeans_dask.remote.patience import (
     advice,
     in_words,
     is_of_store,
     may_pass,
     patiently,
     told,
-    url_of,
     waits_of,
 )
+from hkmeans_dask.runtime.portable import Portable
+from hkmeans_dask.storage.chunks import AHEAD_BYTES, LocalChunks, lenient
+from hkmeans_dask.storage.listing import listed
+from hkmeans_dask.storage.packed import packing_of, stored
 from hkmeans_dask.storage.unchanged import opened_in, refuse_other
+from hkmeans_dask.storage.urls import url_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ import zarr
 from zarr.storage import StorePath
 
 from hkmeans_dask.compat import documents, run_on_zarr
-from hkmeans_dask.storage.patience import url_of
+from hkmeans_dask.storage.urls import url_of
 
 
 def opened_in(store: Any, array: Any) -> Any:

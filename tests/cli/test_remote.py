@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 
 from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.cli.commands import main
-from hkmeans_dask.storage import patience
+from hkmeans_dask.remote import patience
 from hkmeans_dask.workspace.living import mark
 from tests import s3
 from tests.processes import run

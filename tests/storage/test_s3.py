@@ -7,7 +7,7 @@ from numpy.testing import assert_array_equal
 
 from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.cli.commands import main
-from hkmeans_dask.storage import patience
+from hkmeans_dask.remote import patience
 from tests import s3
 
 pytestmark = s3.SESSIONS_LEFT_OPEN

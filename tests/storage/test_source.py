@@ -21,7 +21,8 @@ from zarr.registry import register_codec
 from zarr.storage import MemoryStore
 
 from hkmeans_dask import HierarchicalKMeans
-from hkmeans_dask.storage import listing, opening, outputs, patience
+from hkmeans_dask.remote import patience
+from hkmeans_dask.storage import listing, opening, outputs
 from hkmeans_dask.storage.chunks import lenient
 from hkmeans_dask.storage.source import Source
 from tests.strategies import Wrapped

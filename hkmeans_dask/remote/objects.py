@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from fsspec.core import url_to_fs
 
-from hkmeans_dask.storage.patience import told
+from hkmeans_dask.remote.patience import told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -16,8 +16,6 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from zarr.storage import FsspecStore
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -182,16 +180,3 @@ def _status(error: BaseException) -> int | None:
         if words := re.search(r"status(?: code)?:? ([45]\d\d)\b", str(known)):
             return int(words[1])
     return None
-
-
-def url_of(array: Any) -> str:
-    """Name where a Zarr array or group is, as a URL if it is at one."""
-    store = array.store
-    if not isinstance(store, FsspecStore):
-        return str(array.store_path)
-    place = f"{store.path}/{array.path}".rstrip("/")
-    if "://" in place:
-        return place
-    protocol = store.fs.protocol
-    kind = protocol if isinstance(protocol, str) else protocol[0]
-    return f"{kind}://{place.lstrip('/') if kind != 'file' else place}"

@@ -7,7 +7,7 @@ from numpy.testing import assert_array_equal
 from zarr.storage import MemoryStore
 
 from hkmeans_dask import HierarchicalKMeans
-from hkmeans_dask.storage import patience
+from hkmeans_dask.remote import patience
 from hkmeans_dask.storage.source import Source
 from tests.strategies import Wrapped
 

@@ -1,0 +1,1 @@
+"""Tests of `hkmeans_dask.remote`."""
