@@ -9,6 +9,7 @@ from hypothesis import settings
 from threadpoolctl import threadpool_limits
 from zarr.storage import MemoryStore
 
+from hkmeans_dask.remote import patience
 from tests.processes import Whole, bits, commands, fit, run, write_input
 from tests.strategies import Wrapped
 
@@ -69,6 +70,28 @@ def one_openmp_thread():
     """Let nilearn's k-means not spin for cores that other processes hold: 50 x."""
     with threadpool_limits(1, user_api="openmp"):
         yield
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Start an S3 server, which is in the environment of one module's tests."""
+    from tests import s3  # what it needs may not be installed
+
+    with s3.running() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(server):
+    """Make a bucket; after the test the server answers as it should."""
+    yield server.bucket()
+    server.heal()
+
+
+@pytest.fixture
+def short_waits(monkeypatch):
+    """Try again soon what a store did not do."""
+    monkeypatch.setattr(patience, "WAITS", (0.01,) * 5)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hkmeans_dask import HierarchicalKMeans
-from hkmeans_dask.workspace.files import publish
+from hkmeans_dask.workspace.plain import publish
 
 ELSEWHERE = """
 import os, signal, sys

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_array
 
 from hkmeans_dask.kmeans.finite import unmasked
 from hkmeans_dask.kmeans.kernels import to_unit
+from hkmeans_dask.remote.objects import resolve
 
 if TYPE_CHECKING:
     from hkmeans_dask.kmeans.kernels import Array
@@ -22,8 +23,8 @@ METRICS = ("euclidean", "cosine")
 LEVELS = ("fine", "coarse")
 ALLOCATIONS = ("size", "inertia")
 MISSING = ("error", "exclude")
-URL = re.compile(r"[a-zA-Z][\w+.-]+:/")
-"""How URLs begin, also those that `pathlib` has taken a slash from."""
+URL = re.compile(r"[a-zA-Z][\w+.:-]+:/")
+"""How URLs begin, chains of them, and those that `pathlib` took a slash from."""
 
 
 def arithmetic_dtype(dtype: np.dtype[Any], name: str = "X") -> np.dtype[Any]:
@@ -87,12 +88,8 @@ def check_parameters(parameters: dict[str, Any]) -> None:
         raise ValueError(
             f"random_state should be an integer from 0 to 2**32 - 1. {seed} was given."
         )
-    place = parameters["work_dir"]
-    if place is not None and URL.match(os.fsdecode(place)):
-        raise ValueError(
-            "work_dir should be a folder of a file system that all workers see, not a "
-            f"URL. {os.fsdecode(place)!r} was given."
-        )
+    if parameters["work_dir"] is not None:
+        _check_place(os.fsdecode(parameters["work_dir"]))
     if isinstance(parameters["init"], str):
         _check_option("init", parameters["init"], INITS, " or an array")
     _check_option("allocation", parameters["allocation"], ALLOCATIONS)
@@ -101,6 +98,30 @@ def check_parameters(parameters: dict[str, Any]) -> None:
     if not isinstance(parameters["feature_axis"], str):
         otherwise = " or the name of a dimension"
         _check_option("feature_axis", parameters["feature_axis"], (0, 1), otherwise)
+
+
+def _check_place(place: str) -> None:
+    """Refuse a URL that pathlib has spoiled, or behind which nothing can be kept.
+
+    Raises
+    ------
+    ImportError
+        If the package that reaches it is not installed.
+    """
+    if not URL.match(place) or place.startswith("file://"):
+        return
+    if "://" not in place or "::" in place:
+        raise ValueError(
+            "work_dir should be a folder, or the plain URL of one as a str "
+            f"('s3://bucket/work'). {place!r} was given."
+        )
+    try:
+        resolve(place)
+    except ImportError as error:
+        raise ImportError(
+            f"work_dir {place!r} cannot be reached: {error}. Install what is missing "
+            "here and on all workers."
+        ) from error
 
 
 def check_container(container: str, level: str, *, lazy: bool) -> None:

@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from fsspec.core import url_to_fs
 
-from hkmeans_dask.remote.patience import told
+from hkmeans_dask.remote.patience import status_of, told
+from hkmeans_dask.remote.ranges import AT_ONCE, RangedFile, together
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+
+BEHIND = 416
+"""Status of HTTP: a range begins behind the end."""
 
 
 class Objects:
@@ -22,11 +28,13 @@ class Objects:
     place : str
     name : str, optional
         What errors call it.
+    **options
+        Of the file system.
     """
 
-    def __init__(self, place: str, name: str | None = None) -> None:
+    def __init__(self, place: str, name: str | None = None, **options: Any) -> None:
         self._name = name or place
-        self._system, path = resolve(place)
+        self._system, path = resolve(place, **options)
         self._system.invalidate_cache()
         self._path = path.rstrip("/")
 
@@ -75,6 +83,56 @@ class Objects:
         """Write an object."""
         self._told("written", "pipe_file", self._at(key), content)
 
+    def put_new(self, content: bytes, key: str) -> None:
+        """Write an object unless it is there, in one step where the store can."""
+        try:
+            self._told("written", "pipe_file", self._at(key), content, mode="create")
+        except Exception:  # of two one is refused; of others the next says why
+            if self.size(key) is None:
+                self.put(content, key)
+
+    def upload(self, path: Path, key: str) -> None:
+        """Write an object from a file; it appears when it is complete."""
+        if self._system.async_impl:
+            self._told("written", "put_file", str(path), self._at(key))
+        else:  # what is read here is not seen half written
+            self.put(path.read_bytes(), key)
+
+    def size(self, key: str) -> int | None:
+        """Tell the bytes of an object; None if it is not there."""
+        with suppress(FileNotFoundError):
+            found = self._told("read", "info", self._at(key))
+            if found["type"] == "file":
+                return int(found["size"])
+        return None
+
+    def opened(self, key: str) -> RangedFile:
+        """Open an object to read by ranges; nothing is asked for yet."""
+        path = self._at(key)
+
+        def fetch(spans: Sequence[tuple[int, int]]) -> list[bytes]:
+            found: list[bytes] = told(self._name, "read", self._ranges, path, spans)
+            return found
+
+        return RangedFile(fetch, lambda: self.size(key) or 0)
+
+    def _ranges(self, path: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Read ranges; of those behind the end of an object nothing."""
+        starts, ends = (list(numbers) for numbers in zip(*spans, strict=True))
+        paths = [path] * len(spans)
+        try:
+            found = self._system.cat_ranges(paths, starts, ends, on_error="raise")
+            for some in found:
+                if isinstance(some, Exception):  # in earlier versions
+                    raise some
+        except Exception as error:
+            if status_of(error) != BEHIND:
+                raise
+            size = int(self._system.info(path)["size"])
+            inside = [(start, end) for start, end in spans if start < size]
+            return self._ranges(path, inside) if inside else []
+        return [bytes(some) for some in found]
+
     def modified(self, key: str = "") -> float:
         """Tell when an object was written, by the clock of the store, in seconds."""
         seconds: float = self._told("read", "modified", self._at(key)).timestamp()
@@ -93,13 +151,29 @@ class Objects:
             with suppress(FileNotFoundError):
                 self._told("removed", "rm", paths)
 
+    def remove_each(self, keys: Iterable[str]) -> None:
+        """Remove objects, if they are there, without looking for them first."""
+
+        def remove(key: str) -> None:
+            with suppress(FileNotFoundError):
+                self._told("removed", "rm_file", self._at(key))
+
+        together(remove, keys, AT_ONCE)
+
+    def listed(self) -> list[str]:
+        """List names directly below it in one request, if they are few."""
+        with suppress(FileNotFoundError):
+            found = self._told("listed", "ls", self._path, detail=False)
+            return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in found)
+        return []
+
     def remove_all(self) -> None:
         """Remove what is there, if something is."""
         with suppress(FileNotFoundError):
             self._told("removed", "rm", self._path, recursive=True)
 
 
-def resolve(place: str) -> tuple[Any, str]:
+def resolve(place: str, **options: Any) -> tuple[Any, str]:
     """Give file system and path of a URL.
 
     Raises
@@ -110,7 +184,7 @@ def resolve(place: str) -> tuple[Any, str]:
     if place.startswith("zip://") and "::" not in place:
         raise ValueError(f"{place} names no archive. Give zip://::PATH of one.")
     try:
-        found: tuple[Any, str] = url_to_fs(place)
+        found: tuple[Any, str] = url_to_fs(place, **options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{place} is no URL that can be opened: {error}.") from error
     return found

@@ -127,7 +127,7 @@ def in_words(error: BaseException) -> str:
 def advice(error: BaseException) -> str:
     """Say what to do about an error of a store."""
     names = " ".join(_names(error))
-    if _status(error) in (401, 403) or REFUSED.search(names):
+    if status_of(error) in (401, 403) or REFUSED.search(names):
         return (
             "Give credentials that may do this, to this process and to all workers, "
             "or use another URL."
@@ -141,7 +141,7 @@ def may_pass(error: BaseException) -> bool:
     """Whether an error may be gone at the next try."""
     if isinstance(error, (*LASTING, Unreachable)):
         return False
-    status = _status(error)
+    status = status_of(error)
     if status is not None:
         return status >= 500 or status in BUSY
     if any(map(LASTING_NAMES.search, _names(error))):
@@ -165,7 +165,7 @@ def _names(error: BaseException) -> Iterator[str]:
             yield kind.__name__
 
 
-def _status(error: BaseException) -> int | None:
+def status_of(error: BaseException) -> int | None:
     """Find the status of HTTP in what libraries raise, or what that came from."""
     for known in filter(None, (error, error.__cause__)):
         response = getattr(known, "response", None)

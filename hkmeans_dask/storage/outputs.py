@@ -30,7 +30,7 @@ from hkmeans_dask.storage import replacing
 from hkmeans_dask.storage.claims import claimed, remove_left
 from hkmeans_dask.storage.opening import COMPLETE, location
 from hkmeans_dask.storage.urls import url_of
-from hkmeans_dask.workspace.files import fullness_explained
+from hkmeans_dask.workspace.plain import fullness_explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -22,6 +22,7 @@ that sees another file system fails at once.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -30,26 +31,22 @@ import uuid
 import zipfile
 import zlib
 from contextlib import contextmanager, suppress
-from errno import EDQUOT, ENOSPC
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from hkmeans_dask.workspace import plain
+from hkmeans_dask.remote.patience import Unreachable
+from hkmeans_dask.remote.ranges import expect, together
+from hkmeans_dask.workspace.folders import LocalFolder
 from hkmeans_dask.workspace.rows import RAW, Rows, StoredRows, write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator
 
     from hkmeans_dask.kmeans.hierarchy import Arrays
     from hkmeans_dask.kmeans.kernels import Array
-
-MAKE_SPACE = (
-    "Make space, or pass a work_dir elsewhere; a fit with a work_dir goes on where it "
-    "stopped"
-)
-"""What to do when a workspace is full."""
+    from hkmeans_dask.workspace.remote_folders import RemoteFolder
 
 OF = "of"
 """The array of a record that tells what it was derived from."""
@@ -76,6 +73,10 @@ class Damaged(RuntimeError):
         self.name, self.reason = name, reason
 
 
+class Absent(Damaged):
+    """A workspace file is not there."""
+
+
 class InMemory:
     """A workspace in the memory of those who compute; the scheduler keeps results."""
 
@@ -98,6 +99,10 @@ class InMemory:
     def save_rows(self, name: str, rows: Rows, *, of: int = 0) -> Rows:
         """Keep rows, without a copy."""
         return rows
+
+    def each(self, call: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        """Call for each item."""
+        return [call(item) for item in items]
 
     def names(self) -> list[str]:
         """List nothing."""
@@ -132,23 +137,27 @@ class Record:
 class _Archive:
     """A file of arrays; each is read as a whole, or its checksum would not be."""
 
-    def __init__(self, file: zipfile.ZipFile, whose: bytes, n_bytes: int) -> None:
+    def __init__(
+        self, file: zipfile.ZipFile, whose: bytes, content: BinaryIO, n_bytes: int
+    ) -> None:
         if file.comment != whose:
             raise zipfile.BadZipFile(f"It is not {whose.decode()}")
         if sum(member.file_size for member in file.infolist()) > n_bytes:
             raise zipfile.BadZipFile("Its members are larger than it is")
-        self._file = file
+        self._file, self._content = file, content
 
     def __getitem__(self, key: str) -> Array:
         """Read one array, straight to where it stays."""
         kind, shape = self._layout()[key]
         dtype = np.dtype(kind)
         n_bytes = math.prod(shape) * dtype.itemsize
-        header = self._file.getinfo(f"{key}.npy").file_size - n_bytes
+        info = self._file.getinfo(f"{key}.npy")
+        header = info.file_size - n_bytes
         if dtype.kind not in KINDS or not 0 <= header <= HEADER_BYTES:
             raise ValueError("it is not as long as its values")
         array: Array = np.empty(shape, kind)
         content = memoryview(array.reshape(-1).view(np.uint8))
+        expect(self._content, info.header_offset + info.file_size + HEADER_BYTES)
         with self._file.open(f"{key}.npy") as member:
             if len(member.read(header)) < header:
                 raise EOFError("it ends too early")
@@ -166,9 +175,9 @@ class _Archive:
     def _layout(self) -> Any:
         return json.loads(self._file.read(LAYOUT))
 
-    def __contains__(self, key: str) -> bool:
-        """Whether it has an array of that name."""
-        return f"{key}.npy" in self._file.namelist()
+    def is_of(self, digest: int) -> bool:
+        """Whether it was derived from what has this digest."""
+        return f"{OF}.npy" in self._file.namelist() and int(self[OF]) == digest
 
     def verify(self) -> None:
         """Refuse a file with an array that is not what was written."""
@@ -178,23 +187,32 @@ class _Archive:
 
 
 class OnDisk:
-    """A workspace in one folder that every worker sees."""
+    """A workspace in one folder that every worker sees, here or at a URL."""
 
     on_disk = True
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder.absolute()
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path | LocalFolder | RemoteFolder) -> None:
+        self._folder = LocalFolder(folder) if isinstance(folder, Path) else folder
+        self._folder.make()
         self._nonce = self._first_nonce()
         self._checked_in: int | None = None
 
-    def _first_nonce(self) -> bytes:
+    @property
+    def folder(self) -> Any:
+        """Where it is: a path, or a URL."""
+        return self._folder.place
+
+    @property
+    def at_once(self) -> int:
+        """Files that are read at once with gain."""
+        return self._folder.at_once
+
+    def _first_nonce(self) -> bytes | None:
         """Read the nonce; the first one to come writes it."""
-        path = self.folder / "nonce"
-        if (found := plain.read_small(path)) is None:
-            plain.remove(path)
-            publish(path, uuid.uuid4().bytes)
-            found = path.read_bytes()
+        if (found := self._folder.read("nonce")) is None:
+            self._folder.remove("nonce")
+            self._folder.publish("nonce", uuid.uuid4().bytes)
+            found = self._folder.read("nonce")
         return found
 
     def __getstate__(self) -> dict[str, Any]:
@@ -205,7 +223,7 @@ class OnDisk:
         """Refuse to work in a folder that is not the client's."""
         if self._checked_in == os.getpid():
             return
-        if plain.read_small(self.folder / "nonce") != self._nonce:
+        if self._folder.read("nonce") != self._nonce:
             raise FileNotFoundError(
                 f"The workspace {self.folder} as seen by process {os.getpid()} on "
                 f"{socket.gethostname()} is not that of the client. Pass a work_dir "
@@ -220,25 +238,28 @@ class OnDisk:
 
         With `of` it is found only if it was derived from what has this `digest`.
         """
-        if not self._path(name).exists():
-            return None
         if not verify and of is None:
-            return Record(self, name)
-        with self.reading(name) as file:
+            return Record(self, name) if self._folder.has(_file(name)) else None
+        with suppress(Absent), self.reading(name) as file:
             if verify:
                 file.verify()
-            fits = of is None or (OF in file and int(file[OF]) == of)
-        return Record(self, name) if fits else None
+            if of is None or file.is_of(of):
+                return Record(self, name)
+        return None
 
     def find_rows(self, name: str, *, of: int | None = None) -> StoredRows | None:
         """Find finished rows; `of`: see `find`."""
-        if self.find(name, of=of) is None:
-            return None
-        with self.reading(name) as file:
-            wanted = ("starts", "cuts", "checksums", "like")
-            layout: dict[str, Any] = {key: file[key] for key in wanted}
-            layout |= {key: int(file[key]) for key in ("total", "highest")}
-            return StoredRows(self, name, **layout)
+        with suppress(Absent), self.reading(name) as file:
+            if of is None or file.is_of(of):
+                wanted = ("starts", "cuts", "checksums", "like")
+                layout: dict[str, Any] = {key: file[key] for key in wanted}
+                layout |= {key: int(file[key]) for key in ("total", "highest")}
+                return StoredRows(self, name, **layout)
+        return None
+
+    def each(self, call: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        """Call for each item, several at once where files are far away."""
+        return together(call, items, self.at_once)
 
     def save(self, name: str, *, of: int = 0, **arrays: Array) -> Arrays:
         """Write named arrays; they appear when they are complete.
@@ -267,16 +288,12 @@ class OnDisk:
         many: what a power cut may spoil is found by its checksum, and computed again.
         """
         self.check()
-        temporary = self.folder / f".{name}-{uuid.uuid4().hex}"
-        try:
-            with fullness_explained(self.folder):
-                with temporary.open("wb") as file:
-                    yield file
-                if plain.is_folder(self._path(name)):
-                    plain.remove(self._path(name))
-                temporary.replace(self._path(name))
-        finally:
-            temporary.unlink(missing_ok=True)
+        with self._folder.writing(_file(name)) as file:
+            yield file
+
+    def publish(self, name: str) -> None:
+        """Leave a mark for later fits."""
+        self._folder.publish(name, b"")
 
     def save_rows(self, name: str, rows: Rows, *, of: int = 0) -> StoredRows:
         """Write rows group after group, then the record that tells of them."""
@@ -291,13 +308,14 @@ class OnDisk:
     @contextmanager
     def reading(self, name: str) -> Iterator[Any]:
         """Open a file of arrays."""
-        with self.opened(name) as file, zipfile.ZipFile(file) as archive:
-            n_bytes = plain.size_of(self._path(name))
-            yield _Archive(archive, self.whose(name), n_bytes)
+        with self.opened(name) as file:
+            n_bytes = file.seek(0, os.SEEK_END)  # zipfile would hide what goes wrong
+            with zipfile.ZipFile(file) as archive:
+                yield _Archive(archive, self.whose(name), file, n_bytes)
 
     def whose(self, name: str) -> bytes:
         """Tell what a file belongs to: it may be moved to the place of another one."""
-        return f"{self.folder.name}/{name}".encode()
+        return f"{self._folder.name}/{name}".encode()
 
     @contextmanager
     def opened(self, name: str) -> Iterator[BinaryIO]:
@@ -307,22 +325,21 @@ class OnDisk:
         kind of error says nothing.
         """
         self.check()
-        path = self._path(name)
         try:
-            plain.size_of(path)
-            with path.open("rb") as file:
+            with self._folder.opened(_file(name)) as file:
                 yield file
-        except MemoryError:
+        except (MemoryError, Unreachable):
             raise
+        except FileNotFoundError as error:
+            raise Absent(name, f"{type(error).__name__}: {error}") from None
         except Exception as error:
             raise Damaged(name, f"{type(error).__name__}: {error}") from None
 
     def discard(self, *names: str) -> None:
         """Remove files, if they are there; rows go with their record."""
-        for name in names:
-            record = name.removesuffix(RAW)
-            plain.remove(self._path(record))
-            plain.remove(self._path(record + RAW))
+        records = [name.removesuffix(RAW) for name in names]
+        both = [(_file(record), record + RAW) for record in records]
+        self._folder.remove(*itertools.chain(*both))
 
     def damaged(self) -> dict[str, str]:
         """Read all that is finished, and give what is damaged, with the reason."""
@@ -338,18 +355,19 @@ class OnDisk:
         if name.endswith(RAW):
             return  # rows are read with their record; of a copy each piece is checked
         self.find(name, verify=True)
-        if self._path(name + RAW).exists():
+        if self._folder.has(name + RAW):
             rows = self.find_rows(name)
             if rows is not None:
                 rows.load()
 
     def names(self) -> list[str]:
         """List what is finished."""
-        paths = (*self.folder.glob("*.npz"), *self.folder.glob(f"*{RAW}"))
-        return sorted(path.name.removesuffix(".npz") for path in paths)
+        names = (n for n in self._folder.names() if n.endswith((".npz", RAW)))
+        return sorted(name.removesuffix(".npz") for name in names)
 
-    def _path(self, name: str) -> Path:
-        return self.folder / (name if name.endswith(RAW) else f"{name}.npz")
+
+def _file(name: str) -> str:
+    return name if name.endswith(RAW) else f"{name}.npz"
 
 
 def digest(*arrays: Array) -> int:
@@ -358,38 +376,3 @@ def digest(*arrays: Array) -> int:
     for array in arrays:
         found = zlib.crc32(np.ascontiguousarray(array), found)
     return found
-
-
-def publish(path: Path, content: bytes) -> None:
-    """Write a small file, unless it is there: of several that begin, one is first.
-
-    It appears when it is complete, by a link. Where a file system has none (FAT, some
-    FUSE and SMB mounts), and only there, who looks in between may see a part of it.
-    """
-    if path.exists():
-        return
-    own = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        with fullness_explained(path.parent), suppress(FileExistsError):
-            own.write_bytes(content)
-            try:
-                os.link(own, path)
-            except (AttributeError, OSError) as error:
-                if isinstance(error, FileExistsError):
-                    raise
-                with path.open("xb", buffering=0) as file:
-                    file.write(content)
-    finally:
-        own.unlink(missing_ok=True)
-
-
-@contextmanager
-def fullness_explained(place: Path | str, remedy: str = MAKE_SPACE) -> Iterator[None]:
-    """Say where the disk is full, and what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (ENOSPC, EDQUOT):
-            raise
-        said = f"{place} is full ({os.strerror(error.errno)}). {remedy}"
-        raise OSError(error.errno, said) from error

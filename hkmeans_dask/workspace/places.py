@@ -29,18 +29,25 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 import dask
 import psutil
 from dask.base import tokenize
 
-from hkmeans_dask.workspace import plain
-from hkmeans_dask.workspace.files import InMemory, OnDisk, publish
+from hkmeans_dask.workspace.files import InMemory, OnDisk
+from hkmeans_dask.workspace.folders import LocalFolder
 from hkmeans_dask.workspace.living import beating, is_dead, mark, read_mark
 from hkmeans_dask.workspace.temporary import Owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from hkmeans_dask.workspace.remote_folders import RemoteFolder
+
+    Folder = LocalFolder | RemoteFolder
+
+MANIFEST = "manifest.json"
 
 DONE, OUTDATED = "done", "outdated"
 """Marks of a folder: its fit has ended; it is of an X that has changed since."""
@@ -90,33 +97,46 @@ def durable(
         Whether each fit draws a seed of its own: one that is done is not given back.
     """
     identity = {"hkmeans_dask": version("hkmeans_dask"), **identity}
-    folder = _generation(Path(work_dir).expanduser().absolute(), identity, drawn)
-    _make(folder)
+    folder = _generation(_folder(work_dir), identity, drawn)
+    folder.make()
     manifest = _read_manifest(folder) or _first_manifest(folder, identity, seed)
     workspace = OnDisk(folder)
     with _lock(folder):
-        finished = (folder / DONE).exists()
+        finished = folder.has(DONE)
         yield Places(
             manifest["seed"], workspace, workspace, known=known, finished=finished
         )
         with suppress(OSError):  # on a full disk a finished fit can still be read
-            publish(folder / DONE, b"")
+            folder.publish(DONE, b"")
         names = workspace.names()
         done = [n for n in names if n != "model" and not n.startswith("labels-")]
         workspace.discard(*done)
-        _discard_half_written(folder)
+        if not _others(folder):  # no other client may be writing it
+            folder.remove_half_written()
 
 
-def _generation(parent: Path, identity: dict[str, Any], drawn: bool) -> Path:
+def _folder(work_dir: Any) -> Folder:
+    """Give the folder that a path or URL names."""
+    text = os.fsdecode(work_dir)
+    if text.startswith("file://"):
+        text = unquote(urlsplit(text).path)
+    if "://" in text:
+        from hkmeans_dask.workspace.remote_folders import RemoteFolder
+
+        return RemoteFolder(text)
+    return LocalFolder(Path(text).expanduser())
+
+
+def _generation(parent: Folder, identity: dict[str, Any], drawn: bool) -> Folder:
     """Choose the folder of a fit: a further one where an earlier is not to be used.
 
     Its labels may be what a model in some process still reads, so they stay.
     """
     for number in itertools.count():
         key = identity | ({"generation": number} if number else {})
-        folder = parent / tokenize(key)
-        finished = drawn and (folder / DONE).exists()
-        if not finished and not (folder / OUTDATED).exists():
+        folder = parent.below(tokenize(key))
+        finished = drawn and folder.has(DONE)
+        if not finished and not folder.has(OUTDATED):
             return folder
     raise AssertionError("unreachable")
 
@@ -124,12 +144,12 @@ def _generation(parent: Path, identity: dict[str, Any], drawn: bool) -> Path:
 def outdate(places: Places) -> None:
     """Let later fits begin anew, because X has changed; say so."""
     assert isinstance(places.workspace, OnDisk)
-    folder = places.workspace.folder
-    publish(folder / OUTDATED, b"")
+    places.workspace.publish(OUTDATED)
     names = places.workspace.names()
     places.workspace.discard(*(n for n in names if not n.startswith("labels-")))
     warnings.warn(
-        f"X has changed since an earlier fit left its results in {folder}; the fit "
+        f"X has changed since an earlier fit left its results in "
+        f"{places.workspace.folder}; the fit "
         "begins anew.",
         stacklevel=4,
     )
@@ -193,16 +213,6 @@ def _owner(n_bytes: int) -> Owner:
     return owner
 
 
-def _discard_half_written(folder: Path) -> None:
-    """Remove what killed processes left, where no other client may be writing it."""
-    now = time.time()
-    if not _others(folder):
-        for path in folder.glob(".*"):
-            with suppress(FileNotFoundError):
-                if not plain.is_folder(path) and path.lstat().st_mtime < now:
-                    path.unlink()
-
-
 def _warn_of_memory(parent: str, n_bytes: int) -> None:
     """Warn where the temporary folder is memory under another name."""
     here = Path(parent).resolve()
@@ -217,116 +227,100 @@ def _warn_of_memory(parent: str, n_bytes: int) -> None:
         )
 
 
-def _make(folder: Path) -> None:
-    """Make the folder of a fit, in the place of a link to another one, if need be."""
-    if folder.is_symlink():
-        plain.remove(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise NotADirectoryError(
-            f"{folder} should be a folder of intermediate results, but something else "
-            "is there, or above it. Remove that, or pass another work_dir."
-        ) from error
-
-
 def _first_manifest(
-    folder: Path, identity: dict[str, Any], seed: int
+    folder: Folder, identity: dict[str, Any], seed: int
 ) -> dict[str, Any]:
     """Write the manifest, unless another client was first."""
     content = json.dumps({"seed": seed, **identity}, default=str, indent=1)
     text = json.dumps({"crc": _crc(folder, content), "fit": content})
-    publish(folder / "manifest.json", text.encode())
+    folder.publish(MANIFEST, text.encode())
     found = _read_manifest(folder)
     assert found is not None
     return found
 
 
-def _crc(folder: Path, content: str) -> int:
+def _crc(folder: Folder, content: str) -> int:
     """Checksum of a manifest and of the folder that it belongs to."""
     return zlib.crc32(content.encode(), zlib.crc32(folder.name.encode()))
 
 
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
+def _read_manifest(folder: Folder) -> dict[str, Any] | None:
     """Read the manifest; without a good one, what else is there is worth nothing."""
-    path = folder / "manifest.json"
-    if not os.path.lexists(path):
+    content = folder.read(MANIFEST)
+    if content is None and not folder.is_taken(MANIFEST):
         return None
     with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        written = json.loads(plain.read_small(path) or b"")
+        written = json.loads(content or b"")
         if _crc(folder, written["fit"]) == written["crc"]:
             fit: dict[str, Any] = json.loads(written["fit"])
             return fit
-    warnings.warn(f"{path} is damaged; the fit begins anew.", stacklevel=7)
-    plain.remove(folder)
-    folder.mkdir()
+    warnings.warn(
+        f"{folder.place}/{MANIFEST} is damaged; the fit begins anew.", stacklevel=7
+    )
+    folder.clear()
     return None
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def _lock(folder: Folder) -> Iterator[None]:
     """Warn of another client in the same folder: no harm, but the same work twice.
 
     Each adds its lock before it looks, so one of two that begin together sees the
     other. Locks of dead processes go: see `living`.
     """
-    own = _own_lock(folder)
+    own = _own_lock()
     with suppress(OSError):  # on a full disk a finished fit can still be read
-        plain.remove(own)
-        with own.open("xb") as file:
-            file.write(mark())
-    others = _others(folder)
-    for host, process in others.values():
+        folder.leave_mark(own, mark())
+    for host, process in _others(folder):
         warnings.warn(
             f"Process {process} on {host} seems to be at the same fit in {folder}. "
             "Both will end well, but do the same work.",
             stacklevel=7,
         )
     try:
-        with beating(functools.partial(os.utime, own)):
+        with beating(functools.partial(folder.touch_mark, own)):
             yield
     finally:
-        plain.remove(own)
+        folder.remove(own)
 
 
-def _own_lock(folder: Path) -> Path:
-    return folder / f"lock-{_host()}-{os.getpid()}"
+def _own_lock() -> str:
+    return f"lock-{_host()}-{os.getpid()}"
 
 
 def _host() -> str:
     return socket.gethostname()
 
 
-def _others(folder: Path) -> dict[Path, tuple[str, int]]:
-    """Locks of other clients, with host and process, but for those of dead processes.
+def _others(folder: Folder) -> list[tuple[str, int]]:
+    """Host and process of the locks of other clients, but for those of dead processes.
 
     These are removed. What has no name of a lock is none.
     """
-    others = {}
-    for path in sorted({*folder.glob("lock-*")} - {_own_lock(folder)}):
-        name = re.fullmatch(r"lock-(.+)-([0-9]{1,10})", path.name)
-        if name is None or int(name[2]) >= 2**31:
+    others = []
+    for lock in folder.names():
+        name = re.fullmatch(r"lock-(.+)-([0-9]{1,10})", lock)
+        if name is None or int(name[2]) >= 2**31 or lock == _own_lock():
             continue
         host, process = name[1], int(name[2])
         with suppress(FileNotFoundError):  # one that has just ended
-            if _is_of_dead(path, host, process):
-                plain.remove(path)
+            if _is_of_dead(folder, lock, host, process):
+                folder.remove(lock)
             else:
-                others[path] = host, process
+                others.append((host, process))
     return others
 
 
-def _is_of_dead(lock: Path, host: str, process: int) -> bool:
+def _is_of_dead(folder: Folder, lock: str, host: str, process: int) -> bool:
     """Whether the process of a lock is gone; one that tells nothing goes by its name.
 
     By the clock of the file system, which may be that of another machine.
     """
-    own = _own_lock(lock.parent)
     now = time.time()
     with suppress(OSError):
-        os.utime(own)
-        now = own.stat().st_mtime
-    known = read_mark(plain.read_small(lock) or b"")
+        folder.touch_mark(_own_lock())
+        now = folder.modified(_own_lock())
+    known = read_mark(folder.read(lock) or b"")
     if not known and host == _host():
         return not psutil.pid_exists(process)
-    return is_dead(known, now - lock.lstat().st_mtime)
+    return is_dead(known, now - folder.modified(lock))

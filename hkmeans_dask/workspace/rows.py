@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 import numpy as np
 
 from hkmeans_dask.kmeans import kernels
+from hkmeans_dask.remote.ranges import expect, together
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,6 +35,9 @@ PIECE_BYTES = 4 * 2**20
 
 PARTITION_BYTES = 128 * 2**20
 """Bytes of the rows of one big cluster, at most: the lowest ranks first."""
+
+TOGETHER_BYTES = 32 * 2**20
+"""Bytes of rows of one group that are read at once from several files, at most."""
 
 COARSE_ROWS = 2000
 """Rows per big cluster that the coarse stage trains on."""
@@ -61,6 +65,10 @@ KEY = np.dtype(np.uint64)
 
 class Files(Protocol):
     """Where files of rows are: a workspace on disk."""
+
+    @property
+    def at_once(self) -> int:
+        """Files that are read at once with gain."""
 
     def opened(self, name: str) -> AbstractContextManager[BinaryIO]:
         """Open a file; whatever goes wrong inside, it is damaged."""
@@ -102,7 +110,7 @@ class Rows(NamedTuple):
         """Keys of one group."""
         return self.keys[self.starts[group] : self.starts[group + 1]]
 
-    def take(self, group: int, limit: int) -> Array:
+    def take(self, group: int, limit: int, keys: Array | None = None) -> Array:
         """Rows of one group whose key is at most `limit`, in rank order."""
         chosen = _by_rank(self.group_keys(group), limit)
         return kernels.take(self.array, self.order[self.starts[group] + chosen])
@@ -133,8 +141,10 @@ class StoredRows(NamedTuple):
         keys = np.empty(n_rows, KEY)
         rows = np.empty((n_rows, self.like.shape[1]), self.like.dtype)
         with self.files.opened(self.name + RAW) as file:
+            expect(file, self._begin_of_rows(len(self.cuts) - 1))
             for piece, (first, last) in enumerate(pairwise(self.cuts)):
                 self._read_keys(file, piece, keys[first:last])
+            for piece, (first, last) in enumerate(pairwise(self.cuts)):
                 self._read_rows(file, piece, rows[first:last])
         return Rows(rows, np.arange(n_rows), keys, self.starts, self.total)
 
@@ -147,21 +157,27 @@ class StoredRows(NamedTuple):
         with self.files.opened(self.name + RAW) as file:
             return self._group_keys(file, group)
 
-    def take(self, group: int, limit: int) -> Array:
-        """Rows of one group whose key is at most `limit`, in rank order; see `Rows`."""
+    def take(self, group: int, limit: int, keys: Array | None = None) -> Array:
+        """Rows of one group whose key is at most `limit`, in rank order; see `Rows`.
+
+        Its keys are read again where they are not given.
+        """
         with self.files.opened(self.name + RAW) as file:
-            wanted = _by_rank(self._group_keys(file, group), limit) + self.starts[group]
+            keys = self._group_keys(file, group) if keys is None else keys
+            wanted = _by_rank(keys, limit) + self.starts[group]
             taken = np.empty((len(wanted), self.like.shape[1]), self.like.dtype)
             start, stop = self.starts[group : group + 2]
             if np.array_equal(wanted, np.arange(start, stop)):
+                expect(file, self._begin_of_rows(int(self.cuts.searchsorted(stop))))
                 for piece, where in self._pieces(start, stop):
                     self._read_rows(file, piece, taken[where])
                 return taken
             piece_of = np.searchsorted(self.cuts, wanted, side="right") - 1
-            for piece in np.unique(piece_of).tolist():
+            for piece, end in _with_ends(np.unique(piece_of)):
                 here = piece_of == piece
                 first, last = self.cuts[piece : piece + 2]
                 rows = np.empty((last - first, taken.shape[1]), taken.dtype)
+                expect(file, self._begin_of_rows(end))
                 self._read_rows(file, piece, rows)
                 taken[here] = rows[wanted[here] - first]
         return taken
@@ -169,6 +185,7 @@ class StoredRows(NamedTuple):
     def _group_keys(self, file: BinaryIO, group: int) -> Array:
         start, stop = self.starts[group : group + 2]
         keys = np.empty(stop - start, KEY)
+        expect(file, int(stop) * KEY.itemsize)
         for piece, where in self._pieces(start, stop):
             self._read_keys(file, piece, keys[where])
         return keys
@@ -184,9 +201,20 @@ class StoredRows(NamedTuple):
         _read(file, keys, self.checksums[0, piece])
 
     def _read_rows(self, file: BinaryIO, piece: int, rows: Array) -> None:
-        behind_keys = int(self.starts[-1]) * KEY.itemsize
-        file.seek(behind_keys + int(self.cuts[piece]) * row_bytes(self.like))
+        file.seek(self._begin_of_rows(piece))
         _read(file, rows, self.checksums[1, piece])
+
+    def _begin_of_rows(self, piece: int) -> int:
+        """Where in the file the rows of a piece begin."""
+        behind_keys = int(self.starts[-1]) * KEY.itemsize
+        return behind_keys + int(self.cuts[piece]) * row_bytes(self.like)
+
+
+def _with_ends(pieces: Index) -> Iterator[tuple[int, int]]:
+    """Yield pieces, each with the end of the neighbours that are wanted with it."""
+    for run in np.split(pieces, np.flatnonzero(np.diff(pieces) > 1) + 1):
+        for piece in run.tolist():
+            yield piece, int(run[-1]) + 1
 
 
 def _content(values: Array) -> memoryview:
@@ -252,10 +280,11 @@ def gather(
     """
     like = parts[0].like
     fitting = max(1, max_bytes // max(1, row_bytes(like)))
-    drawn = [part.group_keys(group) for part in parts]
+    at_once = _at_once(parts, group)
+    drawn = together(lambda part: part.group_keys(group), parts, at_once)
     limit = _lowest(np.concatenate(drawn), min(most or fitting, fitting))
     if len(parts) == 1:
-        return parts[0].take(group, limit)
+        return parts[0].take(group, limit, drawn[0])
     arrays = {id(part.array) if isinstance(part, Rows) else None for part in parts}
     if len(arrays) == 1 and None not in arrays:
         return _joined(parts, group, limit)
@@ -264,9 +293,20 @@ def gather(
     ends = np.cumsum([len(keys) for keys in chosen])
     places = np.split(np.argsort(order), ends[:-1])
     rows = np.empty((len(order), like.shape[1]), like.dtype)
-    for part, where in zip(parts, places, strict=True):
-        rows[where] = part.take(group, limit)
+
+    def put(number: int) -> None:
+        rows[places[number]] = parts[number].take(group, limit, drawn[number])
+
+    together(put, range(len(parts)), at_once)
     return rows
+
+
+def _at_once(parts: Sequence[Rows | StoredRows], group: int) -> int:
+    """Parts that are read at once: where that gains, and they are small."""
+    most = max(int(part.starts[group + 1] - part.starts[group]) for part in parts)
+    fitting = TOGETHER_BYTES // max(1, most * row_bytes(parts[0].like))
+    stored = (part.files.at_once for part in parts if isinstance(part, StoredRows))
+    return max(1, min(max(stored, default=1), fitting))
 
 
 def coarse_rows(n_big: int, row_bytes: int, *, beyond: bool = False) -> int:

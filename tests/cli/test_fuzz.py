@@ -142,9 +142,9 @@ def test_any_arguments_end_in_one_line(ended):
 
 SAID = {
     "fit x\0 o -k 6": "null character",
-    "fit x o -k 6 --work-dir nothing://w": "not a URL. 'nothing://w' was given",
-    "fit x o -k 6 --work-dir s3://b/w": "folder of a file system .* 's3://b/w'",
-    "plan x -k 6 --work-dir memory://w": "folder of a file system .* 'memory://w'",
+    "fit x o -k 6 --work-dir nothing://w": "nothing://w is no URL that can be opened",
+    "fit x o -k 6 --work-dir simplecache::s3://b/w": "the plain URL of one as a str",
+    "plan x -k 6 --work-dir s3:/b/w": "the plain URL of one .* 's3:/b/w' was given",
     "fit x o -k 6 --work-dir w\0": "null character",
     "fit x o -k 6 --component ": "empty",
     "fit x.zarr.zip o -k 6": "A ZIP archive is zip://::PATH",

@@ -10,7 +10,6 @@ from numpy.testing import assert_array_equal
 
 from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.cli.commands import main
-from hkmeans_dask.remote import patience
 from hkmeans_dask.workspace.living import mark
 from tests import s3
 from tests.processes import run
@@ -21,27 +20,10 @@ X = np.random.default_rng(0).normal(size=(600, 6))
 EXPECTED = HierarchicalKMeans(9).fit(X)
 
 
-@pytest.fixture(scope="module")
-def server():
-    with s3.running() as server:
-        yield server
-
-
-@pytest.fixture
-def bucket(server):
-    yield server.bucket()
-    server.heal()
-
-
 @pytest.fixture
 def source(tmp_path):
     zarr.create_array(tmp_path / "x", data=X, chunks=(100, 6))
     return str(tmp_path / "x")
-
-
-@pytest.fixture
-def short_waits(monkeypatch):
-    monkeypatch.setattr(patience, "WAITS", (0.01,))
 
 
 def said(capsys):

@@ -7,7 +7,6 @@ from numpy.testing import assert_array_equal
 
 from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.cli.commands import main
-from hkmeans_dask.remote import patience
 from tests import s3
 
 pytestmark = s3.SESSIONS_LEFT_OPEN
@@ -15,23 +14,6 @@ pytestmark = s3.SESSIONS_LEFT_OPEN
 X = np.random.default_rng(0).normal(size=(600, 6))
 EXPECTED = HierarchicalKMeans(9).fit(X)
 KINDS = ("error", "busy", "throttled", "reset")
-
-
-@pytest.fixture(scope="module")
-def server():
-    with s3.running() as server:
-        yield server
-
-
-@pytest.fixture
-def bucket(server):
-    yield server.bucket()
-    server.heal()
-
-
-@pytest.fixture
-def short_waits(monkeypatch):
-    monkeypatch.setattr(patience, "WAITS", (0.01,) * 5)
 
 
 def put(url):

@@ -87,10 +87,20 @@ def test_another_fit_has_another_folder_and_seed(tmp_path):
     assert (first[1], second[1]) == (5, 6)
 
 
-@pytest.mark.parametrize("place", ["s3://b/w", Path("s3://b/w"), "nothing://w"])
-def test_a_url_is_no_work_dir(tmp_path, monkeypatch, place):
+SPOILED = "should be a folder, or the plain URL of one"
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        (Path("s3://b/w"), SPOILED),
+        ("simplecache::s3://b/w", SPOILED),
+        ("nothing://w", "nothing://w is no URL that can be opened"),
+    ],
+)
+def test_what_is_no_url_is_no_work_dir(tmp_path, monkeypatch, place, words):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"not a URL\. '(s3|nothing):/"):
+    with pytest.raises(ValueError, match=words):
         HierarchicalKMeans(9, work_dir=place).fit(VALUES)
     assert list(tmp_path.iterdir()) == []
 
