@@ -42,6 +42,7 @@ from hkmeans_dask.workspace.places import (
     outdate,
     temporary,
 )
+from hkmeans_dask.workspace.records import read
 from hkmeans_dask.workspace.rows import RAW
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def _run_stages(
     where = (places.label_space, job.runner)
     with phase("label", seconds):
         labels = label_features(*what, *where, again=again, exclude=job.exclude)
-    (found,) = job.runner.compute(model)
+    (found,) = map(read, job.runner.compute(model))
     if int(found["total"]) != labels.total:
         raise Changed(
             "X changed while it was read: the training rows of the first pass are not "

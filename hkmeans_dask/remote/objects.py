@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,13 @@ class Objects:
         """Read an object."""
         content: bytes = self._told("read", "cat_file", self._at(key))
         return content
+
+    def read(self, key: str) -> bytes:
+        """Read an object, in one request if it is small."""
+        with self.opened(key) as file:
+            file.seek(0, os.SEEK_END)  # so that its end is known
+            file.seek(0)
+            return file.readall()
 
     def put(self, content: bytes, key: str = "") -> None:
         """Write an object."""

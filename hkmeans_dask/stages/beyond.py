@@ -34,6 +34,7 @@ from hkmeans_dask.kmeans.moves import merge, say, to_means
 from hkmeans_dask.runtime.blas import one_blas_thread
 from hkmeans_dask.runtime.tasks import task, tasks
 from hkmeans_dask.workspace.passes import as_arrays, pass_over
+from hkmeans_dask.workspace.records import read
 from hkmeans_dask.workspace.rows import (
     ROWS_TOGETHER,
     TRIED_ROWS,
@@ -207,6 +208,7 @@ def _begin(
     workspace: InMemory | OnDisk,
 ) -> Arrays:
     """Find out along which axes rows are compared with centers."""
+    model = read(model)
     found = Hierarchy.of(model)
     levels = (found.offset, found.coarse, groups, found.fine, found.fine)
     drawn = model["total"], model["limit"]
@@ -329,6 +331,7 @@ def _move(
     name: str,
 ) -> Arrays:
     """Move centers to the means of their rows, and look further ahead."""
+    state = read(state)
     before, unit = State.of(state), bool(state["unit"])
     if share < 1:  # a center without rows may have some among the others
         found = found._replace(far=found.far.none())
@@ -341,7 +344,7 @@ def _move(
     now = before._replace(fine=fine, ahead=ahead)
     if aside is not None:
         prices = charged(before.prices, before.ahead, ahead, found)
-        prices = relearned(prices, ahead, now.offset, Aside.of(aside))
+        prices = relearned(prices, ahead, now.offset, Aside.of(read(aside)))
         now = now._replace(prices=prices)
     return workspace.save(name, **as_arrays(outcome._asdict() | now._asdict()))
 
@@ -350,9 +353,9 @@ def _move(
 def _end(
     state: Arrays, aside: Arrays | None, workspace: InMemory | OnDisk, name: str
 ) -> Arrays:
-    now, prices = State.of(state), FREE
+    now, prices = State.of(read(state)), FREE
     if aside is not None:
-        prices = relearned(now.prices, now.fine, now.offset, Aside.of(aside))
+        prices = relearned(now.prices, now.fine, now.offset, Aside.of(read(aside)))
     levels = (now.offset, now.coarse, now.fine)
     found = Hierarchy.arrange(*levels, exact=True, unit=now.unit, prices=prices)
     drawn: dict[str, Any] = {"total": now.total, "limit": now.limit}

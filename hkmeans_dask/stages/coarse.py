@@ -32,7 +32,7 @@ from hkmeans_dask.kmeans.sums import sum_by_label
 from hkmeans_dask.runtime.blas import one_blas_thread
 from hkmeans_dask.runtime.progress import batches
 from hkmeans_dask.runtime.tasks import task
-from hkmeans_dask.workspace.records import Coarse
+from hkmeans_dask.workspace.records import Coarse, read
 from hkmeans_dask.workspace.rows import (
     OFFSET_ROWS,
     coarse_rows,
@@ -95,6 +95,7 @@ def train_coarse(
         name = uuid.uuid4().hex
         how = (n_big, schedule, seed, init, beyond, workspace, name)
         (found,) = runner.compute(task("coarse", _train, parts, *how), count=[name])
+    found = read(found)
     centers, spread = found["centers"], float(found["spread"])
     logger.debug("%d big clusters, mean inertia %.6g", len(centers), spread)
     what = (schedule.unit, schedule.weighted, found["axes"], found["prices"])

@@ -29,6 +29,7 @@ import numpy as np
 from dask.utils import format_bytes
 
 from hkmeans_dask.inputs import arrays
+from hkmeans_dask.remote.ranges import expect
 from hkmeans_dask.runtime.tasks import map_blocks, names
 from hkmeans_dask.workspace.rows import RAW
 
@@ -72,21 +73,29 @@ class Copy:
         last = int(np.searchsorted(self._cuts, stop))
         begin = self._cuts[first]
         found = np.empty((self._cuts[last] - begin, self.shape[1]), self.dtype)
-        for piece, column in product(range(first, last), range(len(self._columns) - 1)):
+
+        def put(where: tuple[int, int]) -> None:
+            piece, column = where
             here = slice(*(self._cuts[piece : piece + 2] - begin))
             there = slice(*self._columns[column : column + 2])
             found[here, there] = self._piece(piece, column)
+
+        pieces = product(range(first, last), range(len(self._columns) - 1))
+        self._workspace.each(put, pieces)
         return found[start - begin : stop - begin, columns]
 
     def _piece(self, piece: int, column: int) -> Array:
         first, last = self._cuts[piece : piece + 2]
         top = self._tops[np.searchsorted(self._tops, first, side="right") - 1]
-        width = self._columns[column + 1] - self._columns[column]
+        width = int(self._columns[column + 1] - self._columns[column])
         row_bytes = width * self.dtype.itemsize
         before = piece - int(np.searchsorted(self._cuts, top))
         with self._workspace.opened(self.name(top, column)) as file:
-            file.seek((first - top) * row_bytes + before * CHECKSUM_BYTES)
-            data = file.read((last - first) * row_bytes)
+            n_bytes = int(last - first) * row_bytes
+            start = int(first - top) * row_bytes + before * CHECKSUM_BYTES
+            expect(file, start + n_bytes + CHECKSUM_BYTES)
+            file.seek(start)
+            data = file.read(n_bytes)
             found = np.frombuffer(data, self.dtype).reshape(last - first, width)
             if self._checksum(data, top, column) != file.read(CHECKSUM_BYTES):
                 raise ValueError(f"Bad CRC-32 of features {first} to {last - 1}")
@@ -123,11 +132,12 @@ class Copy:
 
     def lacks(self) -> list[tuple[int, int]]:
         """Find the blocks, by their numbers, that are not there yet."""
+        there = set(self._workspace.names())
         return [
             (row, column)
             for row, top in enumerate(self._tops[:-1])
             for column in range(len(self._columns) - 1)
-            if self._workspace.find(self.name(top, column)) is None
+            if self.name(top, column) not in there
         ]
 
 

@@ -16,6 +16,7 @@ from hkmeans_dask.kmeans.even import Aside, even_out, factor_wanted
 from hkmeans_dask.kmeans.hierarchy import Hierarchy
 from hkmeans_dask.runtime.blas import one_blas_thread
 from hkmeans_dask.runtime.tasks import task, tasks
+from hkmeans_dask.workspace.records import read
 from hkmeans_dask.workspace.rows import even_rows, row_bytes, split_weights
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _put_aside(
     weights = np.ones(len(points), points.dtype)
     if weighted:
         points, weights = split_weights(points)
-    factor = factor_wanted(Hierarchy.of(model), points, weights, balance)
+    factor = factor_wanted(Hierarchy.of(read(model)), points, weights, balance)
     aside: dict[str, Any] = Aside(points, weights, np.array(factor))._asdict()
     return workspace.save("aside", **aside)
 
@@ -112,6 +113,6 @@ def _put_aside(
 def _even(
     aside: Arrays, model: Arrays, exact: bool, workspace: InMemory | OnDisk, name: str
 ) -> Arrays:
-    found = even_out(Hierarchy.of(model), Aside.of(aside), exact=exact)
+    found = even_out(Hierarchy.of(read(model)), Aside.of(read(aside)), exact=exact)
     told: dict[str, Any] = {field: model[field] for field in ("total", "limit")}
     return workspace.save(name, **told, passes=np.array(0), **found._asdict())

@@ -5,6 +5,7 @@ Those with the largest shares begin first, or all would wait for the last one.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from hkmeans_dask.kmeans.hierarchy import FREE, NESTED, Hierarchy, label_coarse
 from hkmeans_dask.runtime.blas import one_blas_thread
 from hkmeans_dask.runtime.tasks import names, task
 from hkmeans_dask.workspace.files import digest
+from hkmeans_dask.workspace.records import read
 from hkmeans_dask.workspace.rows import gather_partition
 
 if TYPE_CHECKING:
@@ -69,18 +71,18 @@ def train_fine(
     yardstick = SPREAD_LEFT * coarse.spread
     axes = task("axes", np.asarray, coarse.axes)  # one copy, not one a big cluster
     of = digest(coarse.offset, coarse.centers, coarse.prices, shares)
-    fine, lacking = [], []
+    find = functools.partial(workspace.find, of=of)
+    fine = workspace.each(find, [f"fine-{big}" for big in range(len(shares))])
+    lacking = []
     for big, (group, share, origin, given) in enumerate(
         zip(partitions.groups, shares, coarse.origins, seeds, strict=True)
     ):
         rows = (partitions.parts, int(group), origin, axes)
         start = (int(share), schedule, [seed, 1, big], yardstick, given)
         where = (workspace, f"fine-{big}", of)
-        found = workspace.find(f"fine-{big}", of=of)
-        if found is None:
-            found = task("fine", _train, *rows, *start, *where, rank=int(share))
-            lacking.append(found)
-        fine.append(found)
+        if fine[big] is None:
+            fine[big] = task("fine", _train, *rows, *start, *where, rank=int(share))
+            lacking.append(fine[big])
     made_of = (coarse, shares, fine, partitions.total, partitions.limit)
     model = task("centers", _assemble, *made_of, workspace, name)
     count = names(lacking)
@@ -133,6 +135,7 @@ def _assemble(
     workspace: InMemory | OnDisk,
     name: str,
 ) -> Arrays:
+    fine = workspace.each(read, fine)
     parents = np.repeat(np.arange(len(shares)), shares)
     centers = np.concatenate([found["centers"] for found in fine])
     unit = np.array(coarse.unit)

@@ -6,6 +6,7 @@ writer per file. What a fit needs of them are counts and inertia per cluster.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +20,7 @@ from hkmeans_dask.kmeans.hierarchy import EXCLUDED, Hierarchy
 from hkmeans_dask.runtime.tasks import carried, map_blocks, names, task, tasks
 from hkmeans_dask.workspace.files import Record, digest
 from hkmeans_dask.workspace.labels import StoredLabels
-from hkmeans_dask.workspace.records import at_hand
+from hkmeans_dask.workspace.records import at_hand, read
 
 if TYPE_CHECKING:
     from hkmeans_dask.inputs.arrays import Features
@@ -32,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 LABELS_TOGETHER = 2**18
 """Labels that are kept together, at least."""
+
+
+ADDED_TOGETHER = 8
+"""Files of labels that are read at once, at most."""
 
 
 class Changed(ValueError):
@@ -116,20 +121,18 @@ def label_features(
     if workspace.on_disk:
         (of,) = runner.compute(task("digest", _digest, model))
     bounds, cuts = group_blocks(chunks)
-    groups: list[Any] = [
-        None if again else workspace.find(f"labels-{number}", verify=True, of=of)
-        for number in range(len(cuts) - 1)
-    ]
+    named = [f"labels-{number}" for number in range(len(cuts) - 1)]
+    find = functools.partial(workspace.find, verify=True, of=of)
+    groups: list[Any] = [None] * len(named) if again else workspace.each(find, named)
     lacking = [number for number, group in enumerate(groups) if group is None]
     blocks = [labelled[slice(*cuts[number : number + 2])] for number in lacking]
-    where = [(workspace, f"labels-{number}", of, again) for number in lacking]
+    where = [(workspace, named[number], of, again) for number in lacking]
     calls = [(some, model, *how) for some, how in zip(blocks, where, strict=True)]
     joins = iter(tasks("labels", _join, calls))
     groups = [next(joins) if group is None else group for group in groups]
     needed = names(itertools.chain(*blocks))
     done = list(runner.compute(*groups, count=needed))
-    sizes, inertia = (_added(done, name) for name in ("sizes", "inertia"))
-    total = sum(int(group["total"]) for group in done) % 2**64
+    sizes, inertia, total = _added_near(done, workspace, runner)
     if n_excluded := sum(chunks) - int(sizes.sum()):
         logger.info("%d of %d features left out", n_excluded, sum(chunks))
     logger.debug(
@@ -140,16 +143,39 @@ def label_features(
     return Labels(done, bounds, sizes, inertia, total)
 
 
-def _added(groups: list[Arrays], name: str) -> Array:
-    """Add up an array of all groups, of which two are read at a time."""
-    total = groups[0][name].copy()
-    for group in groups[1:]:
-        total += group[name]
-    return total
+def _added_near(
+    groups: list[Arrays], workspace: InMemory | OnDisk, runner: Runner
+) -> tuple[Index, Array, int]:
+    """Add up where the groups are: files are read by a task."""
+    if not workspace.on_disk:
+        return _added(groups, workspace)
+    found: tuple[Index, Array, int]
+    (found,) = runner.compute(task("added", _added, groups, workspace))
+    return found
+
+
+def _added(
+    groups: list[Arrays], workspace: InMemory | OnDisk
+) -> tuple[Index, Array, int]:
+    """Add up sizes, inertia and totals of all groups, a few of them at a time."""
+    sizes: Any = 0
+    inertia: Any = 0
+    total = 0
+    for first in range(0, len(groups), ADDED_TOGETHER):
+        some = groups[first : first + ADDED_TOGETHER]
+        for told in workspace.each(_told, some):
+            sizes, inertia = sizes + told["sizes"], inertia + told["inertia"]
+            total += int(told["total"])
+    return sizes, inertia, total % 2**64
+
+
+def _told(group: Arrays) -> Arrays:
+    return read(group, "sizes", "inertia", "total")
 
 
 def _digest(model: Arrays) -> int:
     """Checksum of all that the labels are derived from."""
+    model = read(model, *Hierarchy._fields)
     return digest(*(model[name] for name in Hierarchy._fields))
 
 
@@ -158,8 +184,11 @@ def are_labelled(
 ) -> bool:
     """Whether all labels of a model are there, so that X is not needed for them."""
     _, cuts = group_blocks(features.blocks.chunks[0])
-    names, of = (f"labels-{number}" for number in range(len(cuts) - 1)), _digest(model)
-    return all(workspace.find(name, of=of) is not None for name in names)
+    find = functools.partial(workspace.find, of=_digest(model))
+    found = workspace.each(
+        find, [f"labels-{number}" for number in range(len(cuts) - 1)]
+    )
+    return all(group is not None for group in found)
 
 
 def as_array(found: Labels, numbers: Array, features: Features, owner: object) -> Any:

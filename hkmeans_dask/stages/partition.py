@@ -9,6 +9,7 @@ than one partition.
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from hkmeans_dask.kmeans.allocation import (
 from hkmeans_dask.kmeans.hierarchy import FREE, label_coarse
 from hkmeans_dask.runtime.blas import one_blas_thread
 from hkmeans_dask.runtime.tasks import names, task
-from hkmeans_dask.workspace.records import Partitions
+from hkmeans_dask.workspace.records import Partitions, read
 from hkmeans_dask.workspace.rows import (
     PARTITION_BYTES,
     Rows,
@@ -85,6 +86,7 @@ def partition(
     if shared is None:
         how = (n_clusters, allocation, balance, init)
         shared = _share(split, coarse, *how, workspace, runner)
+    shared = read(shared)
     kept, shares = shared["kept"], shared["shares"]
     prices = coarse.prices[kept] if coarse.prices.size else FREE
     coarse = coarse._replace(centers=coarse.centers[kept], prices=prices)
@@ -96,16 +98,17 @@ def _split_all(
     parts: Parts, coarse: Coarse, workspace: InMemory | OnDisk, runner: Runner
 ) -> Parts:
     """Sort every part by big cluster, unless that is done."""
-    split: Parts = []
+    of = coarse.digest
+    names_of = [f"partition-{number}" for number in range(len(parts))]
+    split = workspace.each(functools.partial(workspace.find_rows, of=of), names_of)
+    there = [number for number, found in enumerate(split) if found is not None]
+    workspace.discard(*(f"training-{number}" for number in there))
     lacking = []
     for number, part in enumerate(parts):
-        found = workspace.find_rows(f"partition-{number}", of=coarse.digest)
-        if found is None:
+        if split[number] is None:
             how = (part, coarse, workspace, number)
             lacking.append(task("partition", _split, *how))
-        else:
-            workspace.discard(f"training-{number}")
-        split.append(found or lacking[-1])
+            split[number] = lacking[-1]
     return runner.hold(split, handles=workspace.on_disk, count=names(lacking))
 
 

@@ -25,6 +25,7 @@ from hkmeans_dask.kmeans.moves import Partial, say, to_means
 from hkmeans_dask.runtime.blas import one_blas_thread
 from hkmeans_dask.runtime.tasks import map_blocks, task
 from hkmeans_dask.workspace.passes import as_arrays, pass_over
+from hkmeans_dask.workspace.records import read
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -153,6 +154,7 @@ def _begin(
 @one_blas_thread
 def _widen(model: Arrays, exact: bool) -> Arrays:
     """Let features look beyond their big cluster."""
+    model = read(model)
     nested = Hierarchy.of(model)
     unit, prices = nested.unit, nested.prices
     found = Hierarchy.arrange(*nested[:3], exact=exact, unit=unit, prices=prices)
@@ -186,6 +188,7 @@ def _move(
     workspace: InMemory | OnDisk,
     name: str,
 ) -> Arrays:
+    model = read(model)
     hierarchy = Hierarchy.of(model)
     unit, prices = hierarchy.unit, hierarchy.prices
     fine, outcome = to_means(found, hierarchy.fine, bool(unit))
@@ -194,7 +197,7 @@ def _move(
         prices = charged(prices, hierarchy.fine, fine, found)
     moved = Hierarchy.arrange(*levels, exact=exact, unit=unit, prices=prices)
     if aside is not None:
-        moved = even_out(moved, Aside.of(aside), exact=exact)
+        moved = even_out(moved, Aside.of(read(aside)), exact=exact)
     told = outcome._asdict() | moved._asdict()
     return workspace.save(name, **_drawn(model), **as_arrays(told))
 
@@ -203,6 +206,7 @@ def _save(
     model: Arrays, passes: int, workspace: InMemory | OnDisk, name: str = "model"
 ) -> Arrays:
     """Save what the label stage and a fit that goes on look for."""
+    model = read(model)
     fields = Hierarchy.of(model)._asdict()
     passes_made = np.array(passes)
     return workspace.save(name, **_drawn(model), passes=passes_made, **fields)

@@ -20,6 +20,7 @@ have rows. Where ranges begin hangs on X and shapes, not on chunks, as do the pa
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +124,8 @@ def _keep_ranked(
     n_features = features.blocks.shape[0]
     limit = sampling.key_limit(how.seed, n_features, n_rows, chosen)
     bounds = sampling.part_bounds(n_features, n_rows * _row_bytes(features), chosen)
-    found = [_find(workspace, part) for part in range(len(bounds))]
+    find = functools.partial(_find, workspace)
+    found = workspace.each(find, range(len(bounds)))
     if all(found):
         return list(found)
     edges = np.cumsum((0, *features.blocks.chunks[0]))
@@ -170,7 +172,8 @@ def _keep_lowest(
     """Keep the lowest ranks of the features that are not left out, range by range."""
     finished = workspace.find("sampled")
     if finished is not None:
-        found = [_find(workspace, part) for part in range(int(finished["n_parts"]))]
+        find = functools.partial(_find, workspace)
+        found = workspace.each(find, range(int(finished["n_parts"])))
         if all(found):
             return list(found)
     runs = _Runs(features, n_rows, how, workspace, runner)

@@ -128,10 +128,10 @@ class Record:
             array: Array = file[key]
         return array
 
-    def load(self) -> dict[str, Array]:
-        """Read all arrays."""
+    def load(self, *names: str) -> dict[str, Array]:
+        """Read all arrays, or some of them."""
         with self._workspace.reading(self._name) as file:
-            return {name: file[name] for name in file.names()}
+            return {name: file[name] for name in names or file.names()}
 
 
 class _Archive:
@@ -259,6 +259,7 @@ class OnDisk:
 
     def each(self, call: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         """Call for each item, several at once where files are far away."""
+        self.check()
         return together(call, items, self.at_once)
 
     def save(self, name: str, *, of: int = 0, **arrays: Array) -> Arrays:
@@ -337,7 +338,7 @@ class OnDisk:
 
     def discard(self, *names: str) -> None:
         """Remove files, if they are there; rows go with their record."""
-        records = [name.removesuffix(RAW) for name in names]
+        records = dict.fromkeys(name.removesuffix(RAW) for name in names)
         both = [(_file(record), record + RAW) for record in records]
         self._folder.remove(*itertools.chain(*both))
 

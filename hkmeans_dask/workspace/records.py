@@ -44,6 +44,11 @@ def _load(model: Record) -> Arrays:
     return model.load()
 
 
+def read(arrays: Arrays, *names: str) -> Arrays:
+    """Have arrays in memory, all or some; those of a file by one read of it."""
+    return arrays.load(*names) if isinstance(arrays, Record) else arrays
+
+
 class Coarse(NamedTuple):
     """What the coarse stage decided."""
 

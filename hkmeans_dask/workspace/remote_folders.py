@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -84,10 +84,9 @@ class RemoteFolder:
 
     def read(self, name: str) -> bytes | None:
         """Read a small object; None if it is not there."""
-        try:
-            return self._objects.opened(name).readall()
-        except FileNotFoundError:
-            return None
+        with suppress(FileNotFoundError):
+            return self._objects.read(name)
+        return None
 
     def publish(self, name: str, content: bytes) -> None:
         """Write a small object, unless it is there."""
