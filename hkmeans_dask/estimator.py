@@ -123,13 +123,14 @@ class HierarchicalKMeans(
     max_features_per_cluster : int or None, default=256
         Features kept for training per small cluster, at most; None keeps all.
     work_dir : path-like or None, default=None
-        Folder for intermediate results that all workers see. Given, it is durable: the
-        same fit, interrupted, goes on where it stopped and gives the same bits. One
-        that has ended is given back without a read where X is known to be the same
-        (in memory, or Zarr in a store that tells sizes and times); of another X it is
-        labelled again, and fitted anew, with a warning, if it has changed. By default
-        results are in memory, or where that is too small in dask's temporary directory
-        until the fit ends.
+        Folder for intermediate results that all workers see, or its URL as a str
+        ('s3://bucket/work', by fsspec). Given, it is durable: the same fit,
+        interrupted, goes on where it stopped and gives the same bits. One that has
+        ended is given back without a read where X is known to be the same (in memory,
+        or Zarr in a store that tells sizes and times); of another X it is labelled
+        again, and fitted anew, with a warning, if it has changed. By default results
+        are in memory, or where that is too small in dask's temporary directory until
+        the fit ends.
     nested : bool, default=True
         True: a feature is compared with the small clusters of its big one alone, as in
         nilearn. False: with all small clusters, and the centers first move to the

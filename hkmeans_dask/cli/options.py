@@ -227,7 +227,8 @@ PARAMETERS: dict[str, tuple[Any, Any, str]] = {
     "--work-dir": (
         None,
         click.Path(file_okay=False),
-        "Folder for intermediate results: run again, a stopped fit goes on.",
+        "Folder for intermediate results, or its URL: run again, a stopped fit goes "
+        "on.",
     ),
 }
 """Options of `fit`: default, type and help. The defaults are the estimator's."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from fsspec.core import url_to_fs
@@ -14,8 +14,10 @@ from hkmeans_dask.remote.ranges import AT_ONCE, RangedFile, together
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
+
+PUT_BYTES = 8 * 2**20
+"""Bytes of an object that is written from memory, at most."""
 
 BEHIND = 416
 """Status of HTTP: a range begins behind the end."""
@@ -99,12 +101,23 @@ class Objects:
             if self.size(key) is None:
                 self.put(content, key)
 
-    def upload(self, path: Path, key: str) -> None:
-        """Write an object from a file; it appears when it is complete."""
-        if self._system.async_impl:
-            self._told("written", "put_file", str(path), self._at(key))
-        else:  # what is read here is not seen half written
-            self.put(path.read_bytes(), key)
+    def upload(self, file: BinaryIO, key: str) -> None:
+        """Write an object from a file of this process; it appears when complete.
+
+        A large one is not read into memory, but where the file system would show it
+        half written.
+        """
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        if size <= PUT_BYTES or not self._system.async_impl:
+            self.put(file.read(), key)
+            return
+
+        def send() -> None:
+            file.seek(0)
+            self._system.put_file(f"/dev/fd/{file.fileno()}", self._at(key))
+
+        told(self._name, "written", send)
 
     def size(self, key: str) -> int | None:
         """Tell the bytes of an object; None if it is not there."""

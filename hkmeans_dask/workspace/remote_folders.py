@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import tempfile
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from hkmeans_dask.remote.objects import Objects
@@ -19,9 +18,6 @@ from hkmeans_dask.workspace.plain import fullness_explained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-PUT_BYTES = 8 * 2**20
-"""Bytes of what is written from memory, at most; more is sent from a file."""
 
 ELSEWHERE = "Make space there, or let TMPDIR be a folder that has it"
 
@@ -95,16 +91,15 @@ class RemoteFolder:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
-        """Give a file to write to; the object appears when it is complete."""
-        with tempfile.NamedTemporaryFile(prefix="hkmeans-") as file:
+        """Give a file to write to; the object appears when it is complete.
+
+        The file has no name, so that a process that is killed leaves none.
+        """
+        with tempfile.TemporaryFile() as file:
             with fullness_explained(tempfile.gettempdir(), ELSEWHERE):
                 yield cast("BinaryIO", file)
                 file.flush()
-            path = Path(file.name)
-            if file.tell() <= PUT_BYTES:
-                self._objects.put(path.read_bytes(), name)
-            else:
-                self._objects.upload(path, name)
+            self._objects.upload(cast("BinaryIO", file), name)
 
     @contextmanager
     def opened(self, name: str) -> Iterator[BinaryIO]:

@@ -17,7 +17,7 @@ from numpy.testing import assert_array_equal
 
 from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.inputs import arrays
-from hkmeans_dask.remote import ranges
+from hkmeans_dask.remote import objects, ranges
 from hkmeans_dask.workspace import living, remote_folders
 from tests import s3
 from tests.conftest import local_cluster
@@ -136,7 +136,7 @@ def test_objects_larger_than_a_request_are_cut(
     for name, value in {"RANGE_BYTES": 1000, "WINDOW_BYTES": 4000}.items():
         monkeypatch.setattr(ranges, name, value)
     monkeypatch.setattr(ranges, "END_BYTES", 2000)
-    monkeypatch.setattr(remote_folders, "PUT_BYTES", 5000)
+    monkeypatch.setattr(objects, "PUT_BYTES", 5000)
     same(model(work).fit(lazy()), expected)
 
 
