@@ -23,10 +23,10 @@ from hkmeans_dask.fitting import fitted
 from hkmeans_dask.inputs import arrays, checks, fit_key, xarrays
 from hkmeans_dask.inputs.weights import read_weights
 from hkmeans_dask.kmeans.hierarchy import EXCLUDED, Hierarchy
-from hkmeans_dask.planning.job import job_of
+from hkmeans_dask.planning.job import check_transform, job_of
 from hkmeans_dask.planning.plan import plan_fit
 from hkmeans_dask.reporting.diagnostics import Diagnostics
-from hkmeans_dask.runtime.execution import peak_memory
+from hkmeans_dask.runtime.execution import Runner, peak_memory
 from hkmeans_dask.runtime.progress import shown
 from hkmeans_dask.stages.label import as_array
 from hkmeans_dask.storage.known import asked_once
@@ -346,7 +346,7 @@ class HierarchicalKMeans(
     def plan(self, X: Any) -> Plan:
         """Tell what `fit` without weights will read, write, hold and run.
 
-        Computes nothing.
+        And the memory that `transform` of the same X takes. Computes nothing.
 
         Parameters
         ----------
@@ -366,7 +366,10 @@ class HierarchicalKMeans(
         checks.check_parameters(self.get_params(deep=False))
         X, _ = xarrays.unlabel(X, self.feature_axis)
         job = clone(self)._job(X)
-        return plan_fit(job, arrays.stored_bytes(X, job.features), self.work_dir)
+        with asked_once(), warnings.catch_warnings(action="ignore"):  # were told above
+            as_chunked = arrays.read_features(X, self._axis, join=False)
+        stored_bytes = arrays.stored_bytes(X, job.features)
+        return plan_fit(job, as_chunked, stored_bytes, self.work_dir)
 
     def transform(
         self, X: Any, *, level: str = "fine", feature_weight: Any = None
@@ -404,6 +407,8 @@ class HierarchicalKMeans(
             If X has another number of features, or NaN or infinities in those that are
             not left out (lazy: computed); if X and that of fit are DataArrays with
             different feature labels; if a weight breaks its rule.
+        MemoryError
+            If a worker, or this machine if no `Client` is active, cannot hold a task.
         TypeError
             If `set_output` asks for another container, and X is lazy or the level is
             coarse.
@@ -424,8 +429,10 @@ class HierarchicalKMeans(
             n_big = len(self.coarse_centers_)
             sizes = np.bincount(self.parents_, sizes, n_big).astype(np.int64)
         factors = np.sqrt(sizes) if self.scaling else np.ones(len(sizes))
-        means = reduction.cluster_means(features.weighted(weights), labels, factors)
-        given = self._give(means, features.in_memory)
+        features = features.weighted(weights)
+        runner = check_transform(features, len(sizes))
+        means = reduction.cluster_means(features, labels, factors)
+        given = self._give(means, features.in_memory, runner)
         return given if wrapped else relabel(given)
 
     def inverse_transform(self, X_red: Any) -> Any:
@@ -583,8 +590,11 @@ class HierarchicalKMeans(
         prices = (self.prices_, self.coarse_prices_)
         return Hierarchy(self.offset_, *levels, self.compared_, unit, *prices)
 
-    def _give(self, result: da.Array, in_memory: bool) -> Any:
+    def _give(
+        self, result: da.Array, in_memory: bool, runner: Runner | None = None
+    ) -> Any:
         """Give back the kind of array that came, and the axes."""
         if in_memory:
-            result = reduction.computed(result)
+            runner = runner or Runner.find(result, in_memory=True)
+            (result,) = runner.compute(result)
         return result.T if self._axis == 1 else result

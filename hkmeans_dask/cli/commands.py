@@ -303,12 +303,12 @@ def _write(
     X = open_values(source, component)
     model, called = _model_for(X, model_path, by)
     axis = model._axis
-    result = lazily(model, X)
     names = axes.named(X, axis, called if by == FEATURE else by, called)
     # The workers end before the output is removed after an error: a task that still
     # wrote would bring a part of it back.
     place_for = outputs.writing(output, overwrite=overwrite)
     with fills_explained(X), place_for as place, cluster.running():
+        result = lazily(model, X)
         runner = Runner.find(result, in_memory=False)
         with phase(name, {}):
             outputs.fill(place, result, runner.write, names, output_component)

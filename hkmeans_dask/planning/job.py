@@ -10,6 +10,7 @@ import numpy as np
 from hkmeans_dask.inputs import checks
 from hkmeans_dask.kmeans.minibatch import Schedule
 from hkmeans_dask.planning import memory
+from hkmeans_dask.planning.reducing import project_transform
 from hkmeans_dask.planning.sizes import Sizes
 from hkmeans_dask.runtime.execution import TASK_BYTES, Runner
 from hkmeans_dask.runtime.limits import available_memory
@@ -146,6 +147,14 @@ def rows_go_to_disk(job: Job, sizes: Sizes, *, durable: bool) -> bool:
         if limit
     )
     return sizes.rows > memory.CLUSTER_ROWS or not fits
+
+
+def check_transform(features: Features, n_clusters: int) -> Runner:
+    """Find who would compute a transform, and refuse it if they cannot hold it."""
+    runner = Runner.seen(features.blocks, in_memory=features.in_memory)
+    n_workers = len(runner.workers())
+    check_memory(runner, project_transform(features, n_clusters, n_workers))
+    return runner
 
 
 def check_memory(runner: Runner, projected: Projection) -> None:

@@ -76,16 +76,20 @@ REMEDIES = {
 
 
 class Projection(NamedTuple):
-    """Projected memory of a fit, in bytes above an idle process."""
+    """Projected memory of a fit, or a transform, in bytes above an idle process."""
 
     held: int
-    """Training rows that stay in memory; one worker may hold them all."""
+    """Training rows, or sums, that stay in memory; one worker may hold them all."""
 
     tasks: dict[str, int]
     """Peak of the largest task of each stage, besides what is held."""
 
     model: int = 0
     """Centers that tasks share which label features."""
+
+    work: str = "fit"
+    remedy: str = ""
+    """What to do where it does not fit; else that of the largest stage of a fit."""
 
     def peak(self, n_threads: int = 1) -> int:
         """Peak of a process that runs so many tasks at once.
@@ -97,7 +101,7 @@ class Projection(NamedTuple):
         training = [size for name, size in self.tasks.items() if name not in LAST]
         training_peak = self.held + n_threads * max(training)
         training_peak += self.model * ("rows" in self.tasks)
-        peak = max(training_peak, self.model + n_threads * max(reading))
+        peak = max(training_peak, self.model + n_threads * max(reading, default=0))
         return peak if n_threads == 1 else int(SHARED * peak)
 
     def least_limit(self, n_threads: int = 1) -> int:
@@ -108,10 +112,10 @@ class Projection(NamedTuple):
         """Say what does not fit, with both sizes and the remedy."""
         stage = max(self.tasks, key=lambda name: self.tasks[name])
         blocks = stage in ("copy", "sample", *LAST)
-        remedy = REMEDIES["blocks" if blocks else "rows"]
+        remedy = self.remedy or REMEDIES["blocks" if blocks else "rows"]
         return (
-            f"A fit takes up to {self.peak(n_threads) >> 20} MiB (most in the stage "
-            f"{stage!r}, {n_threads} task(s) at once), but {where} can give it "
+            f"A {self.work} takes up to {self.peak(n_threads) >> 20} MiB (most in the "
+            f"stage {stage!r}, {n_threads} task(s) at once), but {where} can give it "
             f"{free >> 20} MiB. {remedy}, or give it at least {needed >> 20} MiB."
         )
 

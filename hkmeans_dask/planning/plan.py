@@ -15,6 +15,7 @@ from hkmeans_dask.kmeans.sampling import count_parts
 from hkmeans_dask.kmeans.sums import FAN_IN
 from hkmeans_dask.planning import memory
 from hkmeans_dask.planning.job import rows_go_to_disk, sizes_of, whole_chunks
+from hkmeans_dask.planning.reducing import project_transform
 from hkmeans_dask.stages.beyond import MOST_PASSES
 from hkmeans_dask.stages.label import group_blocks
 from hkmeans_dask.stages.partition import COUNTED_TOGETHER
@@ -23,6 +24,7 @@ from hkmeans_dask.workspace.places import labels_go_to_disk
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from hkmeans_dask.inputs.arrays import Features
     from hkmeans_dask.planning.job import Job
     from hkmeans_dask.planning.sizes import Sizes
 
@@ -66,6 +68,12 @@ class Plan:
     worker_limit: int
     """The least memory limit of a one-thread worker with which a fit is not refused."""
 
+    transform_bytes: int
+    """Projected peak of such a process in `transform` of the same X."""
+
+    transform_limit: int
+    """The least memory limit of a one-thread worker with which that is not refused."""
+
     flops: int
     """Floating-point operations of products, with big clusters of one size and at most
     100 passes over the training rows of each."""
@@ -86,6 +94,8 @@ class Plan:
         threads = f"{self.n_threads} thread(s), above an idle one"
         yield "peak of a process", f"{size(self.process_bytes)} ({threads})"
         yield "memory limit of a worker", f"at least {size(self.worker_limit)}"
+        takes = f"{size(self.transform_bytes)}, at least {size(self.transform_limit)}"
+        yield "the same of a transform", takes
         yield "operations, even clusters", f"up to {self.flops:.2g}"
         yield "operations, one has all", f"up to {self.flops_at_most:.2g}"
 
@@ -114,12 +124,14 @@ def size(n_bytes: int) -> str:
     )
 
 
-def plan_fit(job: Job, stored_bytes: int, work_dir: Any) -> Plan:
-    """Plan a fit.
+def plan_fit(job: Job, as_chunked: Features, stored_bytes: int, work_dir: Any) -> Plan:
+    """Plan a fit, and what a transform of the same X takes.
 
     Parameters
     ----------
     job : Job
+    as_chunked : Features
+        X as a transform reads it.
     stored_bytes : int
         What one read of X reads.
     work_dir : path-like or None
@@ -136,6 +148,8 @@ def plan_fit(job: Job, stored_bytes: int, work_dir: Any) -> Plan:
     copied = 0 if features.whole else features.blocks.nbytes
     projected = memory.project(sizes, on_disk=rows_on_disk)
     n_threads = 1 if job.runner.client else job.runner.n_threads
+    n_workers = len(job.runner.workers())
+    transform = project_transform(as_chunked, job.n_clusters, n_workers)
     n_reads = 2 + sizes.refine
     tasks = _tasks(sizes, chunks, job.allocation == "inertia", files)
     if copied:
@@ -151,6 +165,8 @@ def plan_fit(job: Job, stored_bytes: int, work_dir: Any) -> Plan:
         process_bytes=projected.peak(n_threads),
         n_threads=n_threads,
         worker_limit=projected.least_limit(),
+        transform_bytes=transform.peak(n_threads),
+        transform_limit=transform.least_limit(),
         flops=_flops(sizes, -(-sizes.n_clusters // sizes.n_big)),
         flops_at_most=_flops(sizes, sizes.n_clusters),
     )

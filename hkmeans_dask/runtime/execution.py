@@ -87,14 +87,19 @@ class Runner:
         ImportError
             If a process of a cluster has another version of this package, or none.
         """
-        get = _scheduler(array)
-        if in_memory and (inspect.ismethod(get) or get is _PROCESSES):
-            get = dask.base.named_schedulers["threads"]
-        runner = cls(get)
+        runner = cls.seen(array, in_memory=in_memory)
         if runner.client:
             _compare_versions(runner.client)
             runner.import_early()
         return runner
+
+    @classmethod
+    def seen(cls, array: da.Array, *, in_memory: bool) -> Runner:
+        """Find the scheduler as it is now, for what is computed later; ask nobody."""
+        get = _scheduler(array)
+        if in_memory and (inspect.ismethod(get) or get is _PROCESSES):
+            get = dask.base.named_schedulers["threads"]
+        return cls(get)
 
     def import_early(self) -> None:
         """Let workers import what tasks need, all at once, while a fit is prepared."""

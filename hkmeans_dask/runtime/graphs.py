@@ -54,7 +54,12 @@ def calls(
 
 
 def calls_on_blocks(
-    name: str, function: Callable[..., Any], blocks: da.Array, args: tuple[Any, ...]
+    name: str,
+    function: Callable[..., Any],
+    blocks: da.Array,
+    args: tuple[Any, ...],
+    together: int | None = None,
+    finish: Sequence[Any] = (),
 ) -> list[list[Delayed]]:
     """Call ``function(block, first row, *args)`` on each block, fused with its read.
 
@@ -66,30 +71,54 @@ def calls_on_blocks(
     args : tuple
         Delayed ones are computed first; of arrays of dask a task gets the block that is
         beside its own, or the only one there is.
+    together : int, optional
+        Blocks along features that one task reads, one after the other: the function
+        gets what it gave for the block before, or None, as its first argument.
+    finish : sequence
+        What is called last with what it gave, and the arguments before that.
 
     Returns
     -------
     results : list of lists of Delayed
-        By block along features, then along samples.
+        By block, or so many together, along features, then along samples.
     """
     nodes = task_nodes()
     if nodes is None:
-        return _mapped_by_dask(name, function, blocks, args)
+        if together is None:
+            return _mapped_by_dask(name, function, blocks, args)
+        return _runs_by_dask(name, function, blocks, args, together, finish)
     given = [arg for arg in args if isinstance(arg, da.Array)]
     reads, layer = _reads([blocks, *given], nodes)
     starts = np.cumsum((0, *blocks.chunks[0])).tolist()
     plain = [_node(arg, nodes) for arg in args]
-    places = list(np.ndindex(*blocks.numblocks))
-    for place in places:
-        block, *beside = (_at(place, read) for read in reads)
-        others = iter(beside)
-        filled = [next(others) if isinstance(p, da.Array) else p for p in plain]
-        key = (name, *place)
-        layer[key] = nodes.Task(key, function, block, starts[place[0]], *filled)
-    keys = [(name, *place) for place in places]
-    made = _layer(name, layer, keys, _delayed(args))
-    n_wide = blocks.numblocks[1]
-    return [made[at : at + n_wide] for at in range(0, len(made), n_wide)]
+    keys = []
+    for number, rows, column in _runs(blocks, together):
+        key = (name, number, column)
+        before: tuple[Any, ...] = () if together is None else (None,)
+        for row in rows:
+            block, *beside = (_at((row, column), read) for read in reads)
+            others = iter(beside)
+            filled = [next(others) if isinstance(p, da.Array) else p for p in plain]
+            layer[key] = nodes.Task(key, function, *before, block, starts[row], *filled)
+            before = (layer[key],)
+        if finish:
+            layer[key] = nodes.Task(key, *finish, *before)
+        keys.append(key)
+    made_there = _layer(name, layer, keys, _delayed(args))
+    return _by_row(made_there, blocks.numblocks[1])
+
+
+def _runs(blocks: da.Array, together: int | None) -> Iterator[tuple[int, range, int]]:
+    """Give the number of each task, the rows of blocks that it reads, the column."""
+    n_long, n_wide = blocks.numblocks
+    step = together or 1
+    for number, first in enumerate(range(0, n_long, step)):
+        for column in range(n_wide):
+            yield number, range(first, min(first + step, n_long)), column
+
+
+def _by_row(results: list[Delayed], n_wide: int) -> list[list[Delayed]]:
+    return [results[at : at + n_wide] for at in range(0, len(results), n_wide)]
 
 
 def _node(arg: Any, nodes: Any) -> Any:
@@ -183,6 +212,47 @@ def _mapped_by_dask(
         meta=np.empty((0, 0), object),
     )
     return [list(row) for row in mapped.to_delayed()]
+
+
+def _runs_by_dask(
+    name: str,
+    function: Callable[..., Any],
+    blocks: da.Array,
+    args: tuple[Any, ...],
+    together: int,
+    finish: Sequence[Any],
+) -> list[list[Delayed]]:
+    """Read the blocks of a task first, all of them."""
+    starts = np.cumsum((0, *blocks.chunks[0])).tolist()
+    parts = [_in_pieces(arg) for arg in (blocks, *args)]
+    lazy = delayed(_call_in_turn, pure=False)
+    results = []
+    for number, rows, column in _runs(blocks, together):
+        calls = [
+            (starts[row], *(_at((row, column), part) for part in parts)) for row in rows
+        ]
+        results.append(
+            lazy(function, calls, finish, dask_key_name=(name, number, column))
+        )
+    return _by_row(results, blocks.numblocks[1])
+
+
+def _in_pieces(arg: Any) -> np.ndarray[Any, Any]:
+    if isinstance(arg, da.Array):
+        return np.asarray(arg.to_delayed())
+    only = np.empty((1, 1), object)
+    only[0, 0] = arg
+    return only
+
+
+def _call_in_turn(
+    function: Callable[..., Any], calls: list[Any], finish: Sequence[Any]
+) -> Any:
+    result = None
+    for start, block, *args in calls:
+        result = function(result, block, start, *args)
+    last, *first = finish
+    return last(*first, result)
 
 
 def _call_with_start(

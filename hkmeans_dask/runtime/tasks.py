@@ -82,15 +82,19 @@ def _keep_freed_pages() -> None:
 
 
 def _call(wanted: str, function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function for a client of the same version."""
+    """Call a function for a client of the same version, and say that it is done."""
+    result = _called(wanted, function, *args)
+    progress.done()
+    return result
+
+
+def _called(wanted: str, function: Callable[..., Any], *args: Any) -> Any:
     if wanted != VERSION:
         here = f"Process {os.getpid()} on {socket.gethostname()}"
         raise ImportError(mismatch(here, VERSION, wanted))
     _keep_freed_pages()
     with at_work():
-        result = function(*args)
-    progress.done()
-    return result
+        return function(*args)
 
 
 def import_all() -> None:
@@ -189,3 +193,51 @@ def _call_on_block(
     block: Any, start: int, wanted: str, function: Callable[..., Any], *args: Any
 ) -> Any:
     return _call(wanted, function, block, start, *args)
+
+
+def add_blocks(
+    stage: str,
+    add: Callable[..., Any],
+    finish: Callable[..., Any],
+    blocks: da.Array,
+    together: int,
+    *args: Any,
+) -> list[list[Delayed]]:
+    """Let a task take several blocks, one after the other, each fused with its read.
+
+    Parameters
+    ----------
+    stage : str
+        Names the tasks ``hkmeans-<stage>``.
+    add : callable
+        Gets what it gave for the block before (at first None), which it may change, a
+        block, its first row and `args`.
+    finish : callable
+        Makes the result of what was given at last.
+    blocks : dask array of shape (n_features, n_samples)
+    together : int
+        Blocks along features that a task takes.
+    *args
+        As for `map_blocks`.
+
+    Returns
+    -------
+    results : list of lists of Delayed
+        Along features, then along samples.
+    """
+    what = (VERSION, add, *args)
+    last = (_call, VERSION, finish)
+    name = unique(stage)
+    return graphs.calls_on_blocks(name, _add_block, blocks, what, together, last)
+
+
+@one_blas_thread
+def _add_block(
+    before: Any,
+    block: Any,
+    start: int,
+    wanted: str,
+    function: Callable[..., Any],
+    *args: Any,
+) -> Any:
+    return _called(wanted, function, before, block, start, *args)
