@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 KEYS_AT_ONCE = 2**20
 """Keys held while the limit is looked for: client memory does not grow with X."""
 
+HIGHEST = 2**64 - 1
+"""Key, at most."""
+
 ONE_PART_BYTES = 64 * 2**20
 """Bytes of training rows that stay one part."""
 
@@ -55,19 +58,38 @@ def keys(seed: int, start: int, stop: int) -> Array:
 def key_limit(
     seed: int, n_features: int, n_rows: int, weights: Array | None = None
 ) -> int:
-    """Highest key of the `n_rows` features that are kept; none of weight 0 is."""
+    """Highest key of the `n_rows` features that are kept; none of weight 0 is.
+
+    Notes
+    -----
+    Memory: not that of all keys that are kept. Keys are uniform, so it is known about
+    where the limit is; those far below are counted alone.
+    """
     if n_rows >= n_features:
-        return int(np.iinfo(np.uint64).max)
-    lowest = np.empty(0, np.uint64)
-    step = max(KEYS_AT_ONCE, n_rows)
-    for start in range(0, n_features, step):
-        new = keys(seed, start, min(start + step, n_features))
-        if weights is not None:
-            new = new[weights[start : start + step] > 0]
-        lowest = np.concatenate([lowest, new])
-        if len(lowest) > n_rows:
-            lowest = np.partition(lowest, n_rows - 1)[:n_rows]
-    return int(lowest.max())
+        return HIGHEST
+    n_drawn = n_features if weights is None else int(np.count_nonzero(weights))
+    n_rows, deviations = min(n_rows, n_drawn), 8.0
+    while True:
+        low, high = _about(n_rows, n_drawn, deviations)
+        below, near = 0, [np.empty(0, np.uint64)]
+        for start in range(0, n_features, KEYS_AT_ONCE):
+            new = keys(seed, start, min(start + KEYS_AT_ONCE, n_features))
+            if weights is not None:
+                new = new[weights[start : start + KEYS_AT_ONCE] > 0]
+            below += int(np.count_nonzero(new < low))
+            near.append(new[(new >= low) & (new <= high)])
+        some, place = np.concatenate(near), n_rows - 1 - below
+        if 0 <= place < len(some):
+            return int(np.partition(some, place)[place])
+        deviations *= 8  # most unlikely
+
+
+def _about(n_rows: int, n_drawn: int, deviations: float) -> tuple[np.uint64, np.uint64]:
+    """Keys between which the one of a rank is, up to so many standard deviations."""
+    spread = deviations * (1 + np.sqrt(n_rows * (1 - n_rows / n_drawn)))
+    edges = ((n_rows + side * spread) / n_drawn for side in (-1, 1))
+    low, high = (min(HIGHEST, max(0, int(edge * 2.0**64))) for edge in edges)
+    return np.uint64(low), np.uint64(high)
 
 
 def kept(

@@ -1,5 +1,6 @@
 """Random keys, the rows they keep, the parts and the checksum of these rows."""
 
+import tracemalloc
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -199,3 +200,26 @@ def test_the_checksum_notices_swapped_columns(case, data):
     swapped[:, pair] = rows[:, pair[::-1]]
     assume(swapped.tobytes() != rows.tobytes())
     assert checksum(swapped, drawn) != checksum(rows, drawn)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("deviations", [8.0, 0.01])
+def test_the_limit_is_found_among_few_keys(weighted, deviations, monkeypatch):
+    """Not among all that are kept, which may be as many as a client can hold."""
+    n_features, n_rows = 2_000_000, 500_000
+    weights = np.arange(n_features) % 3 if weighted else None
+    drawn = keys(5, 0, n_features)
+    drawn = np.sort(drawn if weights is None else drawn[weights > 0])
+    about = sampling._about
+    monkeypatch.setattr(sampling, "KEYS_AT_ONCE", 2**14)
+    monkeypatch.setattr(
+        sampling, "_about", lambda *how: about(*how[:2], how[2] * deviations / 8)
+    )
+    tracemalloc.start()
+    try:
+        limit = key_limit(5, n_features, n_rows, weights)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert limit == drawn[n_rows - 1]
+    assert peak < n_rows * 8 / 4
