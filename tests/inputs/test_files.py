@@ -63,7 +63,7 @@ def test_what_it_reads_may_have_another_dtype_or_be_masked():
 
 def test_workers_read_copies():
     with (
-        LocalCluster(2, host="127.0.0.1", dashboard_address=None) as cluster,
+        LocalCluster(2, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster),
     ):
         found = HierarchicalKMeans(9).fit(Dataset()).labels_.compute()

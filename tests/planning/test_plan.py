@@ -165,7 +165,9 @@ def test_sizes_are_written_as_people_do(n_bytes, text):
 def test_a_cluster_without_workers_is_planned_for():
     """Those that a batch system starts come later."""
     with (
-        LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None) as cluster,
+        LocalCluster(
+            n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+        ) as cluster,
         Client(cluster),
     ):
         plan = HierarchicalKMeans(3).plan(da.zeros((50, 4), chunks=(10, 4)))
