@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-import time
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hkmeans_dask import __version__
-from hkmeans_dask.cli import axes
+from hkmeans_dask.cli.applying import labels_of, write
 from hkmeans_dask.cli.axes import FEATURE
 from hkmeans_dask.cli.cluster import Cluster, threads
 from hkmeans_dask.cli.inputs import fills_explained, open_values
@@ -40,10 +39,9 @@ from hkmeans_dask.cli.saving import check_output, save
 from hkmeans_dask.cli.signals import Terminated, terminable
 from hkmeans_dask.cli.slurm import write_scripts
 from hkmeans_dask.compat import lean_imports
-from hkmeans_dask.runtime.progress import phase, said_if_slow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import dask.array as da
 
@@ -248,7 +246,7 @@ def transform(level: str, feature_weight: str | None, **options: Any) -> None:
         return reduced
 
     by = COARSE_CLUSTER if level == "coarse" else CLUSTER
-    _write("transform", means, **options, by=by, weights=feature_weight)
+    _print(write("transform", means, **options, by=by, weights=feature_weight))
 
 
 @commands.command()
@@ -257,7 +255,9 @@ def transform(level: str, feature_weight: str | None, **options: Any) -> None:
 def inverse_transform(**options: Any) -> None:
     """Give each feature the values of its cluster."""
     name = "inverse-transform"
-    _write(name, lambda model, X: model.inverse_transform(X), **options, by=FEATURE)
+    _print(
+        write(name, lambda model, X: model.inverse_transform(X), **options, by=FEATURE)
+    )
 
 
 @commands.command()
@@ -266,72 +266,7 @@ def inverse_transform(**options: Any) -> None:
 @writing_arrays
 def predict(level: str, **options: Any) -> None:
     """Label new features over the same samples."""
-    _write("predict", functools.partial(_predicted, level=level), **options)
-
-
-def _predicted(model: HierarchicalKMeans, X: Any, level: str) -> da.Array:
-    """Label the features of X, which are in its columns if those of the fit were."""
-    from hkmeans_dask.inputs.arrays import read_whole_features
-
-    features = read_whole_features(X, model._axis)
-    by_rows = model.set_params(feature_axis=0)
-    labels: da.Array = by_rows.predict(features.blocks, level=level)
-    return labels
-
-
-def _write(
-    name: str,
-    lazily: Callable[[HierarchicalKMeans, Any], da.Array],
-    source: str,
-    model_path: str,
-    output: str,
-    component: str | None,
-    output_component: str | None,
-    overwrite: bool,
-    cluster: Cluster,
-    by: str | None = None,
-    weights: str | None = None,
-) -> None:
-    """Write what a method of the model makes of an array, block by block."""
-    from hkmeans_dask.runtime.execution import Runner
-    from hkmeans_dask.storage import outputs
-
-    start = time.perf_counter()
-    needed = [source, model_path, *([weights] if weights else [])]
-    cluster.check([*needed, output])
-    check_output(output, overwrite, needed)
-    X = open_values(source, component)
-    model, called = _model_for(X, model_path, by)
-    axis = model._axis
-    names = axes.named(X, axis, called if by == FEATURE else by, called)
-    # The workers end before the output is removed after an error: a task that still
-    # wrote would bring a part of it back.
-    place_for = outputs.writing(output, overwrite=overwrite)
-    with fills_explained(X), place_for as place, cluster.running():
-        result = lazily(model, X)
-        runner = Runner.find(result, in_memory=False)
-        with phase(name, {}):
-            outputs.fill(place, result, runner.write, names, output_component)
-    _print(
-        f"{output}: {result.shape} {result.dtype}, {time.perf_counter() - start:.1f} s"
-    )
-
-
-def _model_for(
-    X: Any, model_path: str, by: str | None
-) -> tuple[HierarchicalKMeans, str]:
-    """Load a model, find its axis in X, and tell what it calls its features."""
-    from hkmeans_dask.estimator import HierarchicalKMeans
-    from hkmeans_dask.inputs.xarrays import CLUSTER
-    from hkmeans_dask.storage import opening
-
-    with said_if_slow("reading the model %s", model_path):
-        model = HierarchicalKMeans.from_zarr(model_path)
-    name = model.feature_axis
-    if not isinstance(name, str):
-        return model, FEATURE
-    axis = opening.find_axis(X, CLUSTER if by == FEATURE else name)
-    return model.set_params(feature_axis=axis), name
+    _print(write("predict", functools.partial(labels_of, level=level), **options))
 
 
 @commands.command()

@@ -1,0 +1,84 @@
+"""What a model makes of an array, written block by block."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from hkmeans_dask.cli import axes
+from hkmeans_dask.cli.axes import FEATURE
+from hkmeans_dask.cli.inputs import fills_explained, open_values
+from hkmeans_dask.cli.saving import check_output
+from hkmeans_dask.runtime.progress import phase, said_if_slow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import dask.array as da
+
+    from hkmeans_dask.cli.cluster import Cluster
+    from hkmeans_dask.estimator import HierarchicalKMeans
+
+
+def labels_of(model: HierarchicalKMeans, X: Any, level: str) -> da.Array:
+    """Label the features of X, which are in its columns if those of the fit were."""
+    from hkmeans_dask.inputs.arrays import read_whole_features
+
+    features = read_whole_features(X, model._axis)
+    by_rows = model.set_params(feature_axis=0)
+    labels: da.Array = by_rows.predict(features.blocks, level=level)
+    return labels
+
+
+def write(
+    name: str,
+    lazily: Callable[[HierarchicalKMeans, Any], da.Array],
+    source: str,
+    model_path: str,
+    output: str,
+    component: str | None,
+    output_component: str | None,
+    overwrite: bool,
+    cluster: Cluster,
+    by: str | None = None,
+    weights: str | None = None,
+) -> str:
+    """Write what a method of the model makes of an array, block by block; say what."""
+    from hkmeans_dask.runtime.execution import Runner
+    from hkmeans_dask.storage import outputs
+
+    start = time.perf_counter()
+    needed = [source, model_path, *([weights] if weights else [])]
+    cluster.check([*needed, output])
+    check_output(output, overwrite, needed)
+    X = open_values(source, component)
+    model, called = _model_for(X, model_path, by)
+    axis = model._axis
+    names = axes.named(X, axis, called if by == FEATURE else by, called)
+    # The workers end before the output is removed after an error: a task that still
+    # wrote would bring a part of it back.
+    place_for = outputs.writing(output, overwrite=overwrite)
+    with fills_explained(X), place_for as place, cluster.running():
+        result = lazily(model, X)
+        runner = Runner.find(result, in_memory=False)
+        with phase(name, {}):
+            outputs.fill(place, result, runner.write, names, output_component)
+    seconds = time.perf_counter() - start
+    return f"{output}: {result.shape} {result.dtype}, {seconds:.1f} s"
+
+
+def _model_for(
+    X: Any, model_path: str, by: str | None
+) -> tuple[HierarchicalKMeans, str]:
+    """Load a model, find its axis in X, and tell what it calls its features."""
+    from hkmeans_dask.estimator import HierarchicalKMeans
+    from hkmeans_dask.inputs.xarrays import CLUSTER
+    from hkmeans_dask.storage import opening
+
+    with said_if_slow("reading the model %s", model_path):
+        model = HierarchicalKMeans.from_zarr(model_path)
+    name = model.feature_axis
+    if not isinstance(name, str):
+        return model, FEATURE
+    axis = opening.find_axis(X, CLUSTER if by == FEATURE else name)
+    return model.set_params(feature_axis=axis), name
