@@ -7,6 +7,7 @@ after a crash and going on after a damaged file are the same: run the stages aga
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from hkmeans_dask.planning.job import (
     sizes_of,
     whole_chunks,
 )
+from hkmeans_dask.remote.patience import is_remote
 from hkmeans_dask.runtime.progress import phase
 from hkmeans_dask.stages.beyond import look_beyond
 from hkmeans_dask.stages.coarse import train_coarse
@@ -98,7 +100,8 @@ def workspaces(
     """
     work_dir, sizes = parameters["work_dir"], sizes_of(job)
     on_disk = rows_go_to_disk(job, sizes, durable=work_dir is not None)
-    projected = memory.project(sizes, on_disk=on_disk)
+    remote = is_remote(os.fsdecode(work_dir or ""))
+    projected = memory.project(sizes, on_disk=on_disk, remote=remote)
     check_memory(job.runner, projected)
     _log_decisions(job, sizes, projected, on_disk=on_disk)
     if work_dir is not None:

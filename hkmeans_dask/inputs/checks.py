@@ -101,13 +101,7 @@ def check_parameters(parameters: dict[str, Any]) -> None:
 
 
 def _check_place(place: str) -> None:
-    """Refuse a URL that pathlib has spoiled, or behind which nothing can be kept.
-
-    Raises
-    ------
-    ImportError
-        If the package that reaches it is not installed.
-    """
+    """Refuse a URL that pathlib has spoiled, or that `resolve` does."""
     if not URL.match(place) or place.startswith("file://"):
         return
     if "://" not in place or "::" in place:
@@ -115,13 +109,7 @@ def _check_place(place: str) -> None:
             "work_dir should be a folder, or the plain URL of one as a str "
             f"('s3://bucket/work'). {place!r} was given."
         )
-    try:
-        resolve(place)
-    except ImportError as error:
-        raise ImportError(
-            f"work_dir {place!r} cannot be reached: {error}. Install what is missing "
-            "here and on all workers."
-        ) from error
+    resolve(place)
 
 
 def check_container(container: str, level: str, *, lazy: bool) -> None:

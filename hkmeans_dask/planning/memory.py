@@ -63,6 +63,10 @@ SMALL = 16 * 10**6
 """Bytes of all that is not counted: messages, graphs, modules imported late, and what
 malloc keeps for the next call."""
 
+ON_THEIR_WAY = 64 * 2**20
+"""Bytes that a task sends or has asked for, if files are behind a URL: a part of the
+training rows, or windows of several."""
+
 CLUSTER_ROWS = 256 * 2**20
 """Bytes of training rows that stay in the memory of one worker, at most."""
 
@@ -120,7 +124,7 @@ class Projection(NamedTuple):
         )
 
 
-def project(sizes: Sizes, *, on_disk: bool) -> Projection:
+def project(sizes: Sizes, *, on_disk: bool, remote: bool = False) -> Projection:
     """Project the memory of a fit.
 
     Parameters
@@ -128,6 +132,8 @@ def project(sizes: Sizes, *, on_disk: bool) -> Projection:
     sizes : Sizes
     on_disk : bool
         Whether training rows are in files.
+    remote : bool, default=False
+        Whether files are behind a URL.
     """
     tasks = {
         "sample": _sample(sizes, on_disk=on_disk),
@@ -142,7 +148,8 @@ def project(sizes: Sizes, *, on_disk: bool) -> Projection:
         tasks["rows"] = _rows(sizes)
     if sizes.copy_bytes:
         tasks = {"copy": sizes.copy_bytes, **tasks}
-    tasks = {name: int(SPARE * size) + SMALL for name, size in tasks.items()}
+    more = SMALL + (ON_THEIR_WAY if remote else 0)
+    tasks = {name: int(SPARE * size) + more for name, size in tasks.items()}
     return Projection(0 if on_disk else sizes.held, tasks, _model(sizes))
 
 

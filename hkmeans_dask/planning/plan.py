@@ -6,6 +6,7 @@ Everything follows from shapes, chunks and parameters; see `memory` for the peak
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from hkmeans_dask.kmeans.sums import FAN_IN
 from hkmeans_dask.planning import memory
 from hkmeans_dask.planning.job import rows_go_to_disk, sizes_of, whole_chunks
 from hkmeans_dask.planning.reducing import project_transform
+from hkmeans_dask.remote.patience import is_remote
 from hkmeans_dask.stages.beyond import MOST_PASSES
 from hkmeans_dask.stages.label import group_blocks
 from hkmeans_dask.stages.partition import COUNTED_TOGETHER
@@ -146,7 +148,8 @@ def plan_fit(job: Job, as_chunked: Features, stored_bytes: int, work_dir: Any) -
     files = (rows_on_disk, durable or large)
     labels = _labels_written(sizes, chunks) if files[1] else 0
     copied = 0 if features.whole else features.blocks.nbytes
-    projected = memory.project(sizes, on_disk=rows_on_disk)
+    remote = is_remote(os.fsdecode(work_dir or ""))
+    projected = memory.project(sizes, on_disk=rows_on_disk, remote=remote)
     n_threads = 1 if job.runner.client else job.runner.n_threads
     n_workers = len(job.runner.workers())
     transform = project_transform(as_chunked, job.n_clusters, n_workers)
@@ -194,8 +197,8 @@ def _tasks(
     if sizes.refine:
         merges = _merges(len(chunks))
         tasks["refine"] = 2 + sizes.refine * (len(chunks) + merges + 2 + files[0])
-    # The model read from its file, and its checksum.
-    return tasks | {"label": len(chunks) + n_groups + sum(files)}
+    # The model read from its file; its checksum, and what adds up the files of labels.
+    return tasks | {"label": len(chunks) + n_groups + files[0] + 2 * files[1]}
 
 
 def _tasks_of_ranges(sizes: Sizes) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -201,11 +202,19 @@ def resolve(place: str, **options: Any) -> tuple[Any, str]:
     ------
     ValueError
         If it is none, or not enough to reach what it names.
+    ImportError
+        If a package is missing here.
     """
     if place.startswith("zip://") and "::" not in place:
         raise ValueError(f"{place} names no archive. Give zip://::PATH of one.")
     try:
         found: tuple[Any, str] = url_to_fs(place, **options)
+    except ImportError as error:
+        raise ImportError(
+            f"{place} cannot be reached by process {os.getpid()} on "
+            f"{socket.gethostname()}: {error}. Install what is missing there, and "
+            "where all workers find it."
+        ) from None
     except (TypeError, ValueError) as error:
         raise ValueError(f"{place} is no URL that can be opened: {error}.") from error
     return found

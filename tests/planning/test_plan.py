@@ -22,7 +22,7 @@ STAGES = {
     "coarse": ("coarse",),
     "partition": ("partition", "totals", "count"),
     "fine": ("axes", "fine", "centers"),
-    "label": ("label", "labels", "model", "digest"),
+    "label": ("label", "labels", "model", "digest", "added"),
 }
 
 

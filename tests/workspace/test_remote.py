@@ -12,10 +12,12 @@ from collections import Counter
 import dask.array as da
 import numpy as np
 import pytest
+import zarr
 from distributed import Client
 from numpy.testing import assert_array_equal
 
 from hkmeans_dask import HierarchicalKMeans
+from hkmeans_dask.cli.commands import main
 from hkmeans_dask.inputs import arrays
 from hkmeans_dask.remote import objects, ranges
 from hkmeans_dask.workspace import living, remote_folders
@@ -331,6 +333,28 @@ def test_what_cannot_be_written_is_refused_first(server, bucket, trouble, monkey
     with pytest.raises(OSError, match=f"^{work}.*{words}"):
         model(work).fit(unread(X.shape, X.dtype, (500, 8)))
     s3.s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_package_that_is_missing_is_named():
+    work = "oci://bucket@space/work"  # it is in no environment of tests
+    with pytest.raises(ImportError, match=rf"^{work} cannot be reached by process \d+"):
+        model(work).fit(unread(X.shape, X.dtype, (500, 8)))
+
+
+def test_the_command_says_in_one_line_what_cannot_be_written(server, tmp_path, capsys):
+    zarr.create_array(tmp_path / "x", data=X, chunks=(500, 8))
+    command = ["fit", str(tmp_path / "x"), str(tmp_path / "model"), "-k", "25"]
+    work = "s3://no-such-bucket/work"
+    assert main([*command, "--quiet", "--work-dir", work]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert work in line
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_more_memory_is_planned(work):
+    peaks = (model(place).plan(lazy()).peaks for place in ("work", work))
+    here, there = peaks
+    assert all(there[stage] > here[stage] for stage in here)
 
 
 # Requests
