@@ -1,4 +1,4 @@
-"""Intermediate results of a fit, in memory or on disk, behind one small interface.
+"""Intermediate results of a fit, in memory or in files, behind one small interface.
 
 What tasks save here is a *record* (named arrays) or *rows* (training rows in groups)::
 
@@ -6,11 +6,11 @@ What tasks save here is a *record* (named arrays) or *rows* (training rows in gr
     save_rows(name, Rows(...))      -> rows.take(group, limit)
     find(name), find_rows(name)     -> the same again, or None if not finished
 
-In memory nothing is copied. On disk each name is one ``.npz`` file (a ZIP archive of
-plain arrays: no pickles, no mmap), with a file of bytes beside it for rows, written
-under a unique name and renamed when it is complete. A member tells dtypes and shapes:
-NumPy parses those of ``.npy`` with ``ast``, which before Python 3.13 fails now and then
-when two threads do (python/cpython#106905). All arrays have checksums, so an
+In memory nothing is copied. In a folder, of this machine or at a URL, each name is one
+``.npz`` file (a ZIP archive of plain arrays: no pickles, no mmap), with a file of bytes
+beside it for rows, which appear when they are complete. A member tells dtypes and
+shapes: NumPy parses those of ``.npy`` with ``ast``, which before Python 3.13 fails now
+and then when two threads do (python/cpython#106905). All arrays have checksums, so an
 altered or truncated file is noticed where it is read, and so is one that belongs
 elsewhere, as it tells its folder and name: that raises `Damaged`, and the
 fit computes the file again. Two clients at the same work write the same bytes. Names

@@ -292,6 +292,34 @@ def test_damaged_labels_are_made_again(server, work, expected, damage):
     assert kinds(server.requests[begin:])["PUT", "labels-#.npz"] == 1
 
 
+def test_without_a_good_manifest_a_fit_begins_anew(server, work, expected):
+    model(work).fit(lazy())
+    spoil(server.files(), there(server, work)["manifest.json"], "cut off")
+    with pytest.warns(UserWarning, match=f"{work}/.*/manifest.json is damaged"):
+        same(model(work).fit(lazy()), expected)
+
+
+def test_another_x_is_fitted_anew(server, work, monkeypatch, tmp_path):
+    monkeypatch.setattr("hkmeans_dask.fitting.is_known", lambda X: False)
+    values = Watched(X.copy())
+    blocks = values.blocks((500, 8))
+    first = model(work).fit(blocks)
+    labels = np.asarray(first.labels_)
+    values.values[:] = X[::-1]
+    expected = model(tmp_path / "other").fit(blocks)
+    with pytest.warns(UserWarning, match=f"left its results in {work}/"):
+        same(model(work).fit(blocks), expected)
+    assert_array_equal(first.labels_, labels)
+    folders = {path.split("/")[2] for path in server.files().find(work)}
+    assert len(folders) == 2
+
+
+def test_the_url_of_a_local_folder_is_that_folder(tmp_path, expected):
+    same(model(f"file://{tmp_path}/local").fit(lazy()), expected)
+    (folder,) = (tmp_path / "local").iterdir()
+    assert "done" in os.listdir(folder)
+
+
 # A store in trouble
 
 
