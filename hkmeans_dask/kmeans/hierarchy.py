@@ -181,7 +181,7 @@ class Hierarchy(NamedTuple):
         A refined model keeps its big clusters: their features may be in the small
         clusters of others.
         """
-        fine, parents = self.fine[used], self.parents[used]
+        fine, parents = _rows(self.fine, used), self.parents[used]
         prices, coarse_prices = self.prices, self.coarse_prices
         prices = prices[used] if prices.size else FREE
         if self.compared.size:
@@ -194,6 +194,12 @@ class Hierarchy(NamedTuple):
         levels = (self.coarse[kept], fine, parents)
         how = (NESTED, self.unit, prices, coarse_prices)
         return Hierarchy(self.offset, *levels, *how)
+
+
+def _rows(values: Array, used: Array) -> Array:
+    """Take rows; all of them without a copy, if they are nobody else's."""
+    ours = values.flags.owndata and values.flags.writeable
+    return values if ours and used.all() else values[used]
 
 
 def _compare(coarse: Array, fine: Array, parents: Index, prices: Array) -> Array:

@@ -6,6 +6,7 @@
     python -m tests.benchmarks fmri --seeds 5       # one of them, five seeds
     python -m tests.benchmarks fmri --methods nilearn,faiss_flat
     python -m tests.benchmarks --small              # seconds each, in one process
+    python -m tests.benchmarks simulate             # graphs of 10^9 features, no data
 
 Every round (a repeat and a seed) runs all methods one after the other on the same
 data, so that a noisy machine is noisy for all of them::

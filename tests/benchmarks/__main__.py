@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tests.benchmarks import simulate
 from tests.benchmarks.catalogue import BENCHMARKS, KINDS, Benchmark, small
 from tests.benchmarks.environment import environment
 from tests.benchmarks.front import draw_all, overview
@@ -78,7 +80,8 @@ def main(
 ) -> None:
     """Measure ours and its peers on the benchmarks NAMES (default: most of them).
 
-    "kinds" are those of data in memory, real and simulated, of all kinds.
+    "kinds" are those of data in memory, real and simulated, of all kinds. Instead of
+    names, "simulate" runs graphs of fits too large for a machine: "simulate --help".
     """
     where = environment()
     click.echo(", ".join(f"{key}: {value}" for key, value in where.items()))
@@ -163,4 +166,6 @@ def _measure(
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["simulate"]:
+        simulate.main(sys.argv[2:])
     main()

@@ -2,14 +2,18 @@
 
 import cProfile
 import pstats
+from collections import Counter
 
 import dask
 import dask.array as da
 import numpy as np
 import pytest
-from distributed import Client
+from dask.callbacks import Callback
+from distributed import Client, LocalCluster
 
 from hkmeans_dask import HierarchicalKMeans
+from hkmeans_dask.inputs import arrays
+from hkmeans_dask.planning.job import job_of
 from hkmeans_dask.runtime.tasks import map_blocks, task, tasks
 from hkmeans_dask.stages import label
 from tests.conftest import local_cluster
@@ -135,3 +139,61 @@ def test_distributed_does_not_warn_of_many_blocks():
             HierarchicalKMeans(4).fit(stored(300))
             with pytest.warns(UserWarning, match="large graph"):
                 HierarchicalKMeans(4).fit(X)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"refine": 2},
+        {"nested": False},
+        {"missing": "exclude"},
+        {"allocation": "inertia"},
+        {"balance": 0.5},
+    ],
+)
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_phase_has_at_most_three_tasks_a_chunk(parameters, durable, tmp_path):
+    """And as many as big clusters, or those that begin and end it."""
+    n_blocks = 300
+    X = rng.normal(size=(10 * n_blocks, 4))
+    work_dir = tmp_path if durable else None
+    model = HierarchicalKMeans(25, work_dir=work_dir, **parameters)
+    found = Counter()
+
+    def count(key, *_):
+        name = key[0] if isinstance(key, tuple) else key
+        found[name.split("-")[1]] += name.startswith("hkmeans-")
+
+    with Callback(posttask=count), dask.config.set(scheduler="synchronous"):
+        model.fit(da.from_array(X, chunks=(10, 4)))
+        model.transform(da.from_array(X, chunks=(10, 4))).compute()
+    passes = max(1, model.n_passes_ - 2)
+    assert found["sample"] == found["label"] == n_blocks
+    assert all(n <= (3 * n_blocks + 30) * passes for n in found.values()), found
+    assert found.total() <= (3 + 2 * passes) * n_blocks + 600
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_hundred_thousand_blocks_are_sent_and_scheduled_without_a_warning():
+    """By a scheduler without workers: nothing is done yet, all of it is known."""
+    X = stored(100_000)
+    with (
+        LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        features = arrays.read_features(X, 0)
+        parameters = HierarchicalKMeans(1000).get_params(deep=False)
+        runner = job_of(parameters, features, None).runner
+        labels = [row[0] for row in map_blocks("label", plus, features.blocks)]
+        with runner._sending():
+            future = client.compute(task("labels", len, labels))
+        client.scheduler_info(n_workers=-1)  # the scheduler answers after the graph
+        n_known = client.run_on_scheduler(_n_tasks)
+        assert n_known >= 100_001
+        future.cancel()
+
+
+def _n_tasks(dask_scheduler):
+    return len(dask_scheduler.tasks)

@@ -1,0 +1,31 @@
+"""Simulated fits: the graphs are those of the plan, whoever runs them."""
+
+from click.testing import CliRunner
+
+from tests.benchmarks import simulate
+from tests.benchmarks.simulate import Simulated, told
+
+
+def test_a_simulated_fit_runs_what_the_plan_says_and_reads_twice():
+    found = simulate.simulate(Simulated(40, 600_000, 16, 300), 3)
+    assert found["tasks"] == found["tasks of the plan"]
+    assert found["bytes read of X"] == found["bytes read, plan"]
+    assert found["bytes read of X"] == 2 * 40 * 600_000 * 16 * 4
+    assert found["tasks by function"]["label._label"] == 40
+    assert found["tasks by function"]["fine._train"] == 17
+    assert found["bytes between workers"] > 0
+    assert found["scheduler, peak bytes"] < 10**9
+
+
+def test_the_command_prints_what_it_found(monkeypatch):
+    monkeypatch.setattr(simulate, "CASES", {"billion": Simulated(8, 1000, 4, 20)})
+    ran = CliRunner().invoke(
+        simulate.main, ["billion", "--part", "0.5", "--workers", "1"]
+    )
+    assert ran.exit_code == 0, ran.output
+    assert "tasks of the plan" in ran.stdout
+
+
+def test_numbers_are_written_as_people_do():
+    assert told({"a": 12_345, "b": 0.12345}) == "a 12,345, b 0.123"
+    assert told("2 GB") == "2 GB"
