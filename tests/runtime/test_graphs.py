@@ -1,5 +1,6 @@
 """Graphs are written in linear time, and compute what dask's own would."""
 
+import asyncio
 import cProfile
 import pstats
 from collections import Counter
@@ -9,7 +10,7 @@ import dask.array as da
 import numpy as np
 import pytest
 from dask.callbacks import Callback
-from distributed import Client, LocalCluster
+from distributed import Client
 
 from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.inputs import arrays
@@ -180,7 +181,7 @@ def test_a_hundred_thousand_blocks_are_sent_and_scheduled_without_a_warning():
     """By a scheduler without workers: nothing is done yet, all of it is known."""
     X = stored(100_000)
     with (
-        LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None) as cluster,
+        local_cluster(0) as cluster,
         Client(cluster) as client,
     ):
         features = arrays.read_features(X, 0)
@@ -189,11 +190,12 @@ def test_a_hundred_thousand_blocks_are_sent_and_scheduled_without_a_warning():
         labels = [row[0] for row in map_blocks("label", plus, features.blocks)]
         with runner._sending():
             future = client.compute(task("labels", len, labels))
-        client.scheduler_info(n_workers=-1)  # the scheduler answers after the graph
-        n_known = client.run_on_scheduler(_n_tasks)
-        assert n_known >= 100_001
+        assert client.run_on_scheduler(_n_tasks, least=100_001) >= 100_001
         future.cancel()
 
 
-def _n_tasks(dask_scheduler):
+async def _n_tasks(dask_scheduler, least):
+    """Count the tasks that a scheduler knows when it has got a graph of so many."""
+    while len(dask_scheduler.tasks) < least:
+        await asyncio.sleep(0.1)
     return len(dask_scheduler.tasks)
