@@ -223,7 +223,7 @@ class OnDisk:
         """Refuse to work in a folder that is not the client's."""
         if self._checked_in == os.getpid():
             return
-        if self._folder.read("nonce") != self._nonce:
+        if not self._folder.has_nonce(self._nonce):
             raise FileNotFoundError(
                 f"The workspace {self.folder} as seen by process {os.getpid()} on "
                 f"{socket.gethostname()} is not that of the client. Pass a work_dir "

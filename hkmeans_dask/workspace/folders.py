@@ -80,6 +80,10 @@ class LocalFolder:
         """Read a small file; None if it is not there."""
         return plain.read_small(self.place / name)
 
+    def has_nonce(self, nonce: bytes | None) -> bool:
+        """Whether it is the folder of a client that has read this there."""
+        return self.read("nonce") == nonce
+
     def publish(self, name: str, content: bytes) -> None:
         """Write a small file, unless it is there."""
         plain.publish(self.place / name, content)

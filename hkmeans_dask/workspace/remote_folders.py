@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 ELSEWHERE = "Make space there, or let TMPDIR be a folder that has it"
 
+_known: set[tuple[int, str, bytes | None]] = set()
+"""Processes, URLs and nonces that belong together."""
+
 
 class RemoteFolder:
     """A folder at a URL; what it does is what `folders.LocalFolder` does.
@@ -83,6 +86,17 @@ class RemoteFolder:
         with suppress(FileNotFoundError):
             return self._objects.read(name)
         return None
+
+    def has_nonce(self, nonce: bytes | None) -> bool:
+        """Whether it is the folder of a client that has read this there.
+
+        A URL leads a process to one place, so it is asked once, not for each file of
+        rows that arrives with its own handle.
+        """
+        known = os.getpid(), self.place, nonce
+        if known not in _known and self.read("nonce") == nonce:
+            _known.add(known)
+        return known in _known
 
     def publish(self, name: str, content: bytes) -> None:
         """Write a small object, unless it is there."""

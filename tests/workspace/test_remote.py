@@ -109,9 +109,13 @@ def test_a_url_keeps_what_a_folder_keeps(server, work, parameters, tmp_path):
 def test_processes_that_share_a_bucket_find_the_same_bits(
     server, work, processes, expected
 ):
+    begin = len(server.requests)
     with Client(processes) as client:
         found = model(work).fit(lazy())
         same(found, expected)
+        counted = kinds(server.requests[begin:])
+        # Of the two workers each asks once, or for each part that it first reads.
+        assert counted["GET", "nonce"] <= 3 + 2 * 3
         labels = client.submit(lambda m: np.asarray(m.labels_), found).result()
     assert_array_equal(labels, expected.labels_)
     assert {name.split("-")[0] for name in there(server, work)} == KEPT
