@@ -18,6 +18,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import dask
 import numpy as np
 from dask.sizeof import sizeof
 from distributed import Worker, get_worker
@@ -166,6 +167,7 @@ async def _work(address: str, n_workers: int, told: Path) -> None:
 
 
 if __name__ == "__main__":
+    dask.config.set({"distributed.admin.low-level-log-length": 10**7})  # all transfers
     tasks._call = _call
     Source.__getitem__ = _read  # type: ignore[assignment,method-assign]
     asyncio.run(_work(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])))
