@@ -160,6 +160,8 @@ def processes(folder: Path, n_workers: int) -> Iterator[psutil.Process]:
             with Client(address) as client:
                 client.wait_for_workers(n_workers)
                 yield psutil.Process(scheduler.pid)
+            # A default client that shuts down leaves dask's setting behind.
+            with Client(address, set_as_default=False) as client:
                 client.shutdown()
             workers.wait(60)
 

@@ -377,7 +377,7 @@ def test_an_error_leaves_what_was_there(here, capsys):
 
 
 def test_ctrl_c_leaves_nothing(here, capsys, monkeypatch):
-    def interrupted(place, array, compute):
+    def interrupted(place, array, *how):
         outputs.create_array(place, array.shape, array.shape, array.dtype)
         raise KeyboardInterrupt
 

@@ -278,7 +278,7 @@ def test_the_coarse_stage_holds_no_more_than_projected(n_points, n_dims, along):
     order, starts = np.arange(n_points), np.array([0, n_points])
     rows = Rows(points, order, order.astype(np.uint64), starts, 0)
     schedule, found = Schedule("k-means++", 1000, 10, 10), []
-    how = ([rows], 36, schedule, 0, None, InMemory(), "coarse")
+    how = ([rows], 36, schedule, 0, None, False, InMemory(), "coarse")
     held = peak_of(lambda: found.append(coarse._train(*how)))
     assert bool(found[0]["axes"].size) == (along and n_dims == 160)
     projected = project(sizes_like(*points.shape, 36 * 36), on_disk=False)

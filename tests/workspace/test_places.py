@@ -492,7 +492,7 @@ def test_the_lock_is_there_during_a_fit_only(tmp_path, monkeypatch):
     _, X = watched()
     seen = []
 
-    def stop(*args):
+    def stop(*args, **options):
         seen.extend(listed(only(tmp_path)))
         raise Interrupted
 
