@@ -4,7 +4,8 @@
 arithmetic of it, and so all rounding of distances and nearest centers, is in `kernels`,
 that of sums per cluster in `sums`. `minibatch` trains centers from those of `seeding`,
 along the principal `axes` where they help, `empty_clusters` moves centers without
-points; `allocation` shares small clusters among big ones, `sampling` chooses training
-rows. `groups` and `finite` look at points; `crew` shares tiles over threads. Begin with
-`hierarchy`, then `minibatch`.
+points, `moves` those of a pass to their means; `allocation` shares small clusters among
+big ones, `sampling` chooses training rows. `balance` learns prices that make sizes
+even, `even` those among all small clusters. `groups` and `finite` look at points;
+`crew` shares tiles over threads. Begin with `hierarchy`, then `minibatch`.
 """
