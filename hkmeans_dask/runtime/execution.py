@@ -16,6 +16,7 @@ import inspect
 import os
 import sys
 import uuid
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,9 @@ RETRIES = 2
 """Times a task is tried again on a cluster after an error (a passing read error)."""
 
 
+WARNED = 5
+"""Calls from `fit` to where it finds the scheduler: a warning is of its caller."""
+
 _prepared: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 """By client the workers that were told to import what tasks need."""
 
@@ -88,6 +92,13 @@ class Runner:
             If a process of a cluster has another version of this package, or none.
         """
         runner = cls.seen(array, in_memory=in_memory)
+        if runner.get is _PROCESSES:
+            warnings.warn(
+                "dask's scheduler 'processes' takes all that one task gives to another "
+                "through this process, many times as long as threads take. Use "
+                "scheduler='threads', or a distributed.Client.",
+                stacklevel=WARNED,
+            )
         if runner.client:
             _compare_versions(runner.client)
             runner.import_early()

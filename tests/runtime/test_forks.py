@@ -65,3 +65,13 @@ def test_numpy_is_computed_here_where_dask_would_use_processes():
     assert not called
     assert np.array_equal(model.labels_, HierarchicalKMeans(9).fit(X).labels_)
     assert means.shape == (9, 8)
+
+
+def test_lazy_x_and_processes_that_share_nothing_get_advice():
+    lazy = da.from_array(X, chunks=(len(X) // 2, -1))
+    model = HierarchicalKMeans(9)
+    with dask.config.set(scheduler="processes"):
+        with pytest.warns(UserWarning, match="Use scheduler='threads'") as told:
+            model.plan(lazy)
+        model.plan(X)
+    assert [warning.filename for warning in told] == [__file__]
