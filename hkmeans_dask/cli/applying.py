@@ -55,6 +55,11 @@ def write(
     model, called = _model_for(X, model_path, by)
     axis = model._axis
     names = axes.named(X, axis, called if by == FEATURE else by, called)
+    if output_component in names:
+        raise ValueError(
+            f"--output-component should be no name of an axis ({', '.join(names)}): "
+            f"xarray takes that for coordinates. {output_component!r} was given."
+        )
     # The workers end before the output is removed after an error: a task that still
     # wrote would bring a part of it back.
     place_for = outputs.writing(output, overwrite=overwrite)

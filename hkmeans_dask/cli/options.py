@@ -144,9 +144,19 @@ def job(**arguments: str) -> Callable[[Command], Command]:
     return add
 
 
+def _plain_name(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> str | None:
+    """Refuse what names no array directly in a group."""
+    if value is not None and (value in ("", ".", "..") or "/" in value):
+        raise click.BadParameter(f"should be a name without '/'. {value!r} was given.")
+    return value
+
+
 writing_arrays = click.option(
     "--output-component",
     metavar="NAME",
+    callback=_plain_name,
     help="Make OUTPUT a group with the array of this name in it, as xarray opens.",
 )
 

@@ -64,7 +64,7 @@ ROUNDS = 3
 TURNS_A_ROUND = 4
 """Turns between two of these times, at most."""
 
-BEYOND_REACH = 0.1
+BEYOND_REACH = 0.5
 """Share of the points that other centers may win between two of these times."""
 
 PAIRS = 2**21
@@ -137,7 +137,7 @@ def evened(sizes: Array, factor: float) -> Array:
     >>> evened(np.array([1.0, 3.0]), 1.0)
     array([2., 2.])
     """
-    now, mean = imbalance(sizes), sizes.mean()
+    now, mean, factor = imbalance(sizes), sizes.mean(), max(factor, 1.0)
     ratio = np.sqrt((factor - 1) / (now - 1)) if now > factor else 1.0
     wanted: Array = mean + (sizes - mean) * ratio
     return wanted
@@ -226,18 +226,19 @@ def learn(
     Returns
     -------
     prices : ndarray of shape (n_clusters,), of mean 0
+        Among many clusters none of them leaves more clusters without points.
     """
     n_points = points_needed(len(centers))
     points, weights = points[:n_points], None if weights is None else weights[:n_points]
     rounds = ROUNDS if len(centers) > NEAREST else 0
-    best, least = prices, np.inf
+    best, least, filled = prices, np.inf, np.intp(0)
     for number in range(rounds + 1):
         near = _nearest(points, centers, prices, wanted, weights)
         now = prices.astype(np.float64)
         choice = _choose(near, now)  # as among all centers, unless prices change
-        missed = _missed(choice.sizes, near.wanted)
-        if missed < least:
-            best, least = prices, missed
+        missed, now_filled = _missed(choice.sizes, near.wanted), choice.sizes > 0
+        if missed < least and now_filled.sum() >= filled:
+            best, least, filled = prices, missed, now_filled.sum()
         if number == ROUNDS:
             break
         reach = _reach(choice) if rounds else np.inf

@@ -149,9 +149,15 @@ def rows_go_to_disk(job: Job, sizes: Sizes, *, durable: bool) -> bool:
     return sizes.rows > memory.CLUSTER_ROWS or not fits
 
 
-def check_transform(features: Features, n_clusters: int) -> Runner:
-    """Find who would compute a transform, and refuse it if they cannot hold it."""
-    runner = Runner.seen(features.blocks, in_memory=features.in_memory)
+def check_transform(features: Features, n_clusters: int) -> Runner | None:
+    """Find who would compute a transform, and refuse it if they cannot hold it.
+
+    None where that is an asynchronous client, which cannot be asked from here.
+    """
+    try:
+        runner = Runner.seen(features.blocks, in_memory=features.in_memory)
+    except RuntimeError:
+        return None
     n_workers = len(runner.workers())
     check_memory(runner, project_transform(features, n_clusters, n_workers))
     return runner

@@ -32,15 +32,24 @@ class Objects:
     place : str
     name : str, optional
         What errors call it.
-    **options
-        Of the file system.
+    cached : bool, default=True
+        Whether an object store remembers what it has listed.
     """
 
-    def __init__(self, place: str, name: str | None = None, **options: Any) -> None:
+    def __init__(
+        self, place: str, name: str | None = None, *, cached: bool = True
+    ) -> None:
         self._name = name or place
-        self._system, path = resolve(place, **options)
+        self._system, path = resolve(place)
+        if not cached and self._system.async_impl:
+            self._system, path = resolve(place, use_listings_cache=False)
         self._system.invalidate_cache()
         self._path = path.rstrip("/")
+
+    def make(self) -> None:
+        """Make the folder, in a file system that has folders."""
+        if not self._system.async_impl:
+            self._told("written", "makedirs", self._path, exist_ok=True)
 
     @property
     def is_read_only(self) -> bool:
@@ -110,13 +119,15 @@ class Objects:
         """
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
-        if size <= PUT_BYTES or not self._system.async_impl:
+        path = f"/dev/fd/{file.fileno()}"
+        named = self._system.async_impl and os.path.exists(path)  # not on Windows
+        if size <= PUT_BYTES or not named:
             self.put(file.read(), key)
             return
 
         def send() -> None:
             file.seek(0)
-            self._system.put_file(f"/dev/fd/{file.fileno()}", self._at(key))
+            self._system.put_file(path, self._at(key))
 
         told(self._name, "written", send)
 

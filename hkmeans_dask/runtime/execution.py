@@ -75,7 +75,8 @@ class Runner:
 
     def __init__(self, get: Callable[..., Any]) -> None:
         self.get = get
-        self.client: Any = get.__self__ if inspect.ismethod(get) else None
+        owner = get.__self__ if inspect.ismethod(get) else None
+        self.client: Any = owner if hasattr(owner, "scheduler_info") else None
         self._most_threads: int | None = None
         self._imports: list[Any] = []
         """Futures, to be forgotten with this: workers may be gone before they begin."""

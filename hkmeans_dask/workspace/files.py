@@ -210,6 +210,9 @@ class OnDisk:
     def _first_nonce(self) -> bytes | None:
         """Read the nonce; the first one to come writes it."""
         if (found := self._folder.read("nonce")) is None:
+            self._folder.publish("nonce", uuid.uuid4().bytes)
+            found = self._folder.read("nonce")
+        if found is None:  # what is there is no file
             self._folder.remove("nonce")
             self._folder.publish("nonce", uuid.uuid4().bytes)
             found = self._folder.read("nonce")

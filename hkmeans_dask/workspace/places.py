@@ -29,11 +29,11 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import unquote, urlsplit
 
 import dask
 import psutil
 from dask.base import tokenize
+from fsspec.core import url_to_fs
 
 from hkmeans_dask.workspace.files import InMemory, OnDisk
 from hkmeans_dask.workspace.folders import LocalFolder
@@ -119,7 +119,7 @@ def _folder(work_dir: Any) -> Folder:
     """Give the folder that a path or URL names."""
     text = os.fsdecode(work_dir)
     if text.startswith("file://"):
-        text = unquote(urlsplit(text).path)
+        _, text = url_to_fs(text)
     if "://" in text:
         from hkmeans_dask.workspace.remote_folders import RemoteFolder
 

@@ -48,7 +48,7 @@ class RemoteFolder:
         """The objects as this process reaches them; what others write is seen."""
         process = os.getpid()
         if self._reached is None or self._reached[0] != process:
-            self._reached = process, Objects(self.place, use_listings_cache=False)
+            self._reached = process, Objects(self.place, cached=False)
         return self._reached[1]
 
     @property
@@ -65,7 +65,8 @@ class RemoteFolder:
         return RemoteFolder(f"{self.place}/{name}")
 
     def make(self) -> None:
-        """Do nothing: it is there as soon as something is in it."""
+        """Make it where folders are; else it is there as soon as something is in it."""
+        self._objects.make()
 
     def clear(self) -> None:
         """Remove all that is there."""

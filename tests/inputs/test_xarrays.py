@@ -1,5 +1,6 @@
 """DataArrays in, DataArrays out: dimensions, coordinates, laziness, errors."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -546,6 +547,15 @@ def test_what_commands_write_has_names_and_is_opened(stored, command, expected):
         assert opened.dims == expected
         assert opened.attrs["status"] == "complete"
         assert np.array_equal(opened, zarr.open_array("out/result", mode="r")[:])
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "cluster", "time"])
+def test_names_that_xarray_does_not_find_as_data_are_refused(stored, capsys, name):
+    HierarchicalKMeans(3, feature_axis=1).fit(VALUES).to_zarr("model")
+    command = "transform scan.zarr model out --component bold".split()
+    assert main([*command, f"--output-component={name}"]) == 2
+    assert repr(name) in capsys.readouterr().err
+    assert not os.path.exists("out")
 
 
 @pytest.mark.parametrize("balance", [0.0, 0.5])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from hkmeans_dask.kmeans import balance, kernels
+from hkmeans_dask.kmeans import balance, even, kernels
 from tests.strategies import FLOATS, quick, whole_points
 
 dtypes = pytest.mark.parametrize("dtype", FLOATS)
@@ -120,3 +120,20 @@ def test_sizes_never_end_further_from_those_wanted(seed, monkeypatch):
         for paid in (start, prices)
     )
     assert np.abs(after - 2000 / 60).sum() <= np.abs(before - 2000 / 60).sum()
+
+
+@pytest.mark.parametrize("n_clusters", range(2, 60))
+def test_even_sizes_are_even_up_to_rounding(n_clusters):
+    sizes = np.full(n_clusters, 3.0)
+    for factor in (1.0, np.nextafter(1.0, 0), balance.imbalance(sizes)):
+        assert_array_equal(balance.evened(sizes, factor), sizes)
+
+
+def test_room_is_made_for_the_heaviest_of_the_equal_points():
+    """Of cluster 0, with 6 of weight, 5 are equal; 1 and 2 give what it takes more."""
+    points = np.array([[0.0], [0.0], [0.1], [5.0], [9.0], [9.5]])
+    labels, weights = np.array([0, 0, 0, 1, 2, 2]), np.array([2.0, 3, 1, 1, 1, 1])
+    found = even.with_room(np.full(3, 2.5), points, labels, weights)
+    assert_array_equal(found, [5, 1.25, 1.25])
+    less = even.with_room(np.array([5.0, 2, 2]), points, labels, weights)
+    assert_array_equal(less, [5, 2, 2])

@@ -1,5 +1,6 @@
 """Memory of a transform: bounded, projected, refused; the same bits at any size."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -181,3 +182,22 @@ def test_projected_memory_of_a_worker_is_that_measured():
         cluster_means(features, labels, factors).sum().compute()
         measured = max(peak(pid) - before for pid, before in idle.items())
     assert 1 <= project_transform(features, len(factors), 1).peak() / measured <= 1.6
+
+
+def test_who_cannot_be_asked_gets_a_lazy_transform_all_the_same():
+    X = np.random.default_rng(0).normal(size=(60, 4))
+    model, lazy = HierarchicalKMeans(5).fit(X), da.from_array(X, chunks=(20, 4))
+
+    class Scheduler:
+        def get(self, graph, keys, **options):
+            return dask.threaded.get(graph, keys, **options)
+
+    async def transformed():
+        async with Client(
+            processes=False, asynchronous=True, dashboard_address="127.0.0.1:0"
+        ) as client:
+            return await client.compute(model.transform(lazy))
+
+    with dask.config.set(scheduler=Scheduler().get):
+        means = model.transform(lazy).compute()
+    np.testing.assert_array_equal(means, asyncio.run(transformed()))

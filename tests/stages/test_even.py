@@ -142,3 +142,34 @@ def test_more_passes_do_no_harm():
     fits = [HierarchicalKMeans(40, balance=0.5, refine=n).fit(X) for n in (1, 4)]
     assert fits[1].inertia_ < 1.01 * fits[0].inertia_
     assert abs(fits[1].imbalance_ - fits[0].imbalance_) < 0.1
+
+
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+@pytest.mark.parametrize("balance", [0.25, 1.0])
+@pytest.mark.parametrize("kind", ["nested", "beyond", "refined"])
+def test_equal_features_keep_a_cluster_and_take_no_others_along(kind, balance):
+    """The background of a volume, whose voxels no price parts."""
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(9000, 5))
+    points[rng.random(9000) < 0.3] = 0
+    plain = HierarchicalKMeans(120, **KINDS[kind]).fit(points)
+    model = HierarchicalKMeans(120, balance=balance, **KINDS[kind]).fit(points)
+    assert plain.n_clusters_ == 120
+    assert model.n_clusters_ >= 119  # one may lose its last feature as centers move
+    assert model.inertia_ < 1.25 * plain.inertia_
+    rest = np.sort(model.sizes_)[:-1]
+    assert len(rest) * (rest**2).sum() / rest.sum() ** 2 < (1.05, 1.5)[balance < 1]
+
+
+def test_prices_reach_far_where_tails_are_heavy():
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(16_000, 8)) * rng.gamma(1, 1, size=(16_000, 1))
+    model = HierarchicalKMeans(200, nested=False, balance=1.0).fit(points)
+    assert model.n_clusters_ == 200
+    assert model.imbalance_ < 1.15
+
+
+def test_sizes_that_are_even_already_stay_so():
+    points = np.random.default_rng(0).normal(size=(63, 3))
+    model = HierarchicalKMeans(21, nested=False, balance=1.0).fit(points)
+    assert model.sizes_.max() <= 4

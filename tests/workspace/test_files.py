@@ -24,6 +24,7 @@ from numpy.testing import assert_array_equal
 from hkmeans_dask.workspace import files
 from hkmeans_dask.workspace import rows as rows_module
 from hkmeans_dask.workspace.files import Damaged, InMemory, OnDisk
+from hkmeans_dask.workspace.folders import LocalFolder
 from hkmeans_dask.workspace.labels import StoredLabels
 from hkmeans_dask.workspace.rows import Rows, gather
 from tests.strategies import FLOATS, cuts, quick
@@ -569,3 +570,19 @@ def test_dask_reads_stored_labels_by_any_index(disk, index):
     meta = np.empty(0, np.int32)
     labels = da.from_array(stored, ((4, 6),), name=False, asarray=False, meta=meta)
     assert_array_equal(labels[index].compute(), values[index])
+
+
+def test_of_two_that_begin_at_once_the_first_nonce_stays(tmp_path, monkeypatch):
+    read, others = LocalFolder.read, []
+
+    def read_late(folder, name):
+        found = read(folder, name)
+        if found is None and not others:  # another client comes in between
+            others.append(None)
+            others.append(OnDisk(tmp_path / "space"))
+        return found
+
+    monkeypatch.setattr(LocalFolder, "read", read_late)
+    own = OnDisk(tmp_path / "space")
+    own.check()
+    others[1].check()

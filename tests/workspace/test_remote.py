@@ -321,8 +321,8 @@ def test_another_x_is_fitted_anew(server, work, monkeypatch, tmp_path):
 
 
 def test_the_url_of_a_local_folder_is_that_folder(tmp_path, expected):
-    same(model(f"file://{tmp_path}/local").fit(lazy()), expected)
-    (folder,) = (tmp_path / "local").iterdir()
+    same(model(f"file://{tmp_path}/lo#c?al").fit(lazy()), expected)
+    (folder,) = (tmp_path / "lo#c?al").iterdir()
     assert "done" in os.listdir(folder)
 
 
