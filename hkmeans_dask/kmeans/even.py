@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hkmeans_dask.kmeans.moves import Partial
 
 LARGE = 2.0
-"""Heaps of equal points are looked for in clusters so many times as large as wanted."""
+"""Heaps of equal points are looked for in clusters so many times the mean size."""
 
 
 class Aside(NamedTuple):
@@ -135,7 +135,7 @@ def with_room(wanted: Array, points: Array, labels: Index, weights: Array) -> Ar
     """
     sizes = np.bincount(labels, weights, minlength=len(wanted))
     heaps = np.zeros(len(wanted))
-    for cluster in np.flatnonzero(sizes > LARGE * wanted):
+    for cluster in np.flatnonzero(sizes > LARGE * sizes.mean()):
         rows = np.flatnonzero(labels == cluster)
         _, which = np.unique(points[rows], axis=0, return_inverse=True)
         heaps[cluster] = np.bincount(which.ravel(), weights[rows]).max()

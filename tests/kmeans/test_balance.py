@@ -130,9 +130,9 @@ def test_even_sizes_are_even_up_to_rounding(n_clusters):
 
 
 def test_room_is_made_for_the_heaviest_of_the_equal_points():
-    """Of cluster 0, with 6 of weight, 5 are equal; 1 and 2 give what it takes more."""
+    """Of cluster 0, with 7 of weight, 5 are equal; 1 and 2 give what it takes more."""
     points = np.array([[0.0], [0.0], [0.1], [5.0], [9.0], [9.5]])
-    labels, weights = np.array([0, 0, 0, 1, 2, 2]), np.array([2.0, 3, 1, 1, 1, 1])
+    labels, weights = np.array([0, 0, 0, 1, 2, 2]), np.array([2.0, 3, 2, 1, 1, 1])
     found = even.with_room(np.full(3, 2.5), points, labels, weights)
     assert_array_equal(found, [5, 1.25, 1.25])
     less = even.with_room(np.array([5.0, 2, 2]), points, labels, weights)
