@@ -156,7 +156,9 @@ def test_equal_features_keep_a_cluster_and_take_no_others_along(kind, balance):
     assert model.n_clusters_ == plain.n_clusters_ == 120
     assert model.inertia_ < 1.25 * plain.inertia_
     rest = np.sort(model.sizes_)[:-1]
-    assert len(rest) * (rest**2).sum() / rest.sum() ** 2 < 1.1
+    assert len(rest) * (rest**2).sum() / rest.sum() ** 2 < (
+        1.1 if balance == 1 else 1.5
+    )
 
 
 def test_prices_reach_far_where_tails_are_heavy():
