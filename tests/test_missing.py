@@ -332,6 +332,7 @@ POOLS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:dask.s scheduler .processes.:UserWarning")
 @pytest.mark.parametrize(
     ("scheduler", "durable"),
     [("synchronous", False), ("threads", True), ("processes", True)],
