@@ -148,8 +148,8 @@ def test_a_plan_tells_what_a_transform_takes():
 
 
 LOOSE = 2.0
-"""Projected over measured, at most. Pages of libraries that the system takes back in the
-meantime lower what is measured, by some 70 MB here."""
+"""Projected over measured, at most: pages of libraries that the system takes back
+meanwhile lower what is measured, by up to 70 MB here."""
 
 SHAPES = {
     "large": (70, 32_768, 256, 20_000),
