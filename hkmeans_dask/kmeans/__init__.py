@@ -6,6 +6,7 @@ that of sums per cluster in `sums`. `minibatch` trains centers from those of `se
 along the principal `axes` where they help, `empty_clusters` moves centers without
 points, `moves` those of a pass to their means; `allocation` shares small clusters among
 big ones, `sampling` chooses training rows. `balance` learns prices that make sizes
-even, `even` those among all small clusters. `groups` and `finite` look at points;
-`crew` shares tiles over threads. Begin with `hierarchy`, then `minibatch`.
+even, `even` those among all small clusters, with room for `heaps` of equal points.
+`groups` and `finite` look at points; `crew` shares tiles over threads. Begin with
+`hierarchy`, then `minibatch`.
 """

@@ -13,15 +13,13 @@ import numpy as np
 
 from hkmeans_dask.kmeans import kernels
 from hkmeans_dask.kmeans.balance import evened, imbalance, learn, squared_steps
+from hkmeans_dask.kmeans.heaps import with_room
 from hkmeans_dask.kmeans.hierarchy import Hierarchy
 
 if TYPE_CHECKING:
     from hkmeans_dask.kmeans.hierarchy import Arrays
-    from hkmeans_dask.kmeans.kernels import Array, Index
+    from hkmeans_dask.kmeans.kernels import Array
     from hkmeans_dask.kmeans.moves import Partial
-
-LARGE = 2.0
-"""Heaps of equal points are looked for in clusters so many times the mean size."""
 
 
 class Aside(NamedTuple):
@@ -111,39 +109,6 @@ def relearned(prices: Array, centers: Array, offset: Array, aside: Aside) -> Arr
     learned = learn(points, centers, start, wanted, aside.weights)
     kept = start if _emptied(sizes, _sizes_at(learned, *what)) else learned
     return kept - kept.mean()
-
-
-def with_room(wanted: Array, points: Array, labels: Index, weights: Array) -> Array:
-    """Let clusters be as large as their heaps of equal points, which no price parts.
-
-    Where constant features are many (the background of a volume), prices would else
-    rise until all of them are elsewhere, and take all others along. What the heaps take
-    more is taken from the other clusters, in proportion.
-
-    Parameters
-    ----------
-    wanted : ndarray of shape (n_clusters,)
-        The sizes wanted.
-    points : ndarray of shape (n_points, n_dims)
-    labels : ndarray of shape (n_points,), int
-        Without prices.
-    weights : ndarray of shape (n_points,)
-
-    Returns
-    -------
-    wanted : ndarray of shape (n_clusters,)
-    """
-    sizes = np.bincount(labels, weights, minlength=len(wanted))
-    heaps = np.zeros(len(wanted))
-    for cluster in np.flatnonzero(sizes > LARGE * sizes.mean()):
-        rows = np.flatnonzero(labels == cluster)
-        _, which = np.unique(points[rows], axis=0, return_inverse=True)
-        heaps[cluster] = np.bincount(which.ravel(), weights[rows]).max()
-    heavy = heaps > wanted
-    rest = wanted.sum() - heaps[heavy].sum()
-    if not heavy.any() or rest <= 0:
-        return wanted
-    return np.where(heavy, heaps, wanted * (rest / wanted[~heavy].sum()))
 
 
 def _emptied(before: Array, now: Array) -> bool:

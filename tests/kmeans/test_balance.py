@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from hkmeans_dask.kmeans import balance, even, kernels
+from hkmeans_dask.kmeans import balance, heaps, kernels
 from tests.strategies import FLOATS, quick, whole_points
 
 dtypes = pytest.mark.parametrize("dtype", FLOATS)
@@ -133,7 +133,7 @@ def test_room_is_made_for_the_heaviest_of_the_equal_points():
     """Of cluster 0, with 7 of weight, 5 are equal; 1 and 2 give what it takes more."""
     points = np.array([[0.0], [0.0], [0.1], [5.0], [9.0], [9.5]])
     labels, weights = np.array([0, 0, 0, 1, 2, 2]), np.array([2.0, 3, 2, 1, 1, 1])
-    found = even.with_room(np.full(3, 2.5), points, labels, weights)
+    found = heaps.with_room(np.full(3, 2.5), points, labels, weights)
     assert_array_equal(found, [5, 1.25, 1.25])
-    less = even.with_room(np.array([5.0, 2, 2]), points, labels, weights)
+    less = heaps.with_room(np.array([5.0, 2, 2]), points, labels, weights)
     assert_array_equal(less, [5, 2, 2])
