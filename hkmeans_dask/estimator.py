@@ -180,6 +180,10 @@ class HierarchicalKMeans(
     prices_, coarse_prices_ : ndarray of shape (n_clusters_,), (n_big_clusters,)
         Added to the squared distances to `cluster_centers_` and `coarse_centers_` when
         features choose, not in `inertia_`; 0 without `balance`.
+    axes_ : ndarray of shape (n_samples, n_axes)
+        Orthonormal directions along which centers are ruled out before distances are
+        measured, where features compare all small clusters; empty where that would
+        save little. They change no label.
     offset_ : ndarray of shape (n_samples,)
         Removed from features before distances are measured.
     inertia_ : float
@@ -581,6 +585,7 @@ class HierarchicalKMeans(
                 (hierarchy.coarse_prices, hierarchy.coarse),
             )
         )
+        self.axes_ = hierarchy.axes
         self.inertia_ = float(self.cluster_inertia_.sum())
         self.n_clusters_ = self._n_features_out = len(self.sizes_)
 
@@ -588,7 +593,8 @@ class HierarchicalKMeans(
         levels = (self.coarse_centers_, self.cluster_centers_, self.parents_)
         unit = np.array(self.metric == "cosine")
         prices = (self.prices_, self.coarse_prices_)
-        return Hierarchy(self.offset_, *levels, self.compared_, unit, *prices)
+        how = (self.compared_, unit, *prices, self.axes_)
+        return Hierarchy(self.offset_, *levels, *how)
 
     def _give(
         self, result: da.Array, in_memory: bool, runner: Runner | None = None

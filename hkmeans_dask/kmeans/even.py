@@ -14,10 +14,10 @@ import numpy as np
 from hkmeans_dask.kmeans import kernels
 from hkmeans_dask.kmeans.balance import evened, imbalance, learn, squared_steps
 from hkmeans_dask.kmeans.heaps import with_room
-from hkmeans_dask.kmeans.hierarchy import Hierarchy
+from hkmeans_dask.kmeans.hierarchy import FREE
 
 if TYPE_CHECKING:
-    from hkmeans_dask.kmeans.hierarchy import Arrays
+    from hkmeans_dask.kmeans.hierarchy import Arrays, Hierarchy
     from hkmeans_dask.kmeans.kernels import Array
     from hkmeans_dask.kmeans.moves import Partial
 
@@ -48,8 +48,7 @@ def factor_wanted(
     The lower one of what `found` has and of that of free centers, where all features
     may choose all of them, less the part `balance`.
     """
-    levels = (found.offset, found.coarse, found.fine)
-    wide = Hierarchy.arrange(*levels, exact=True, unit=found.unit)
+    wide = found._replace(prices=FREE).rearranged(exact=True)
     free = imbalance(_sizes(wide, points, weights))
     factor = 1 + (free - 1) * (1 - balance)
     if not found.prices.size:
@@ -72,9 +71,8 @@ def even_out(found: Hierarchy, aside: Aside, *, exact: bool) -> Hierarchy:
     hierarchy : Hierarchy
         The same centers, in another order, and their prices.
     """
-    levels = (found.offset, found.coarse, found.fine)
     prices = relearned(found.prices, found.fine, found.offset, aside)
-    return Hierarchy.arrange(*levels, exact=exact, unit=found.unit, prices=prices)
+    return found._replace(prices=prices).rearranged(exact=exact)
 
 
 def relearned(prices: Array, centers: Array, offset: Array, aside: Aside) -> Array:

@@ -12,6 +12,11 @@ A *nested* model compares the coarse center's own small clusters. A refined one
 them where they are few. Measuring the second distance from the coarse center keeps the
 digits that would be lost where a big cluster is small against its distance from the
 offset.
+
+A model whose features compare all small clusters may have axes along which most of
+these are ruled out (`pruning`). Its big clusters then do not matter::
+
+    x --(x - offset, along the axes)--> few candidates --|x - fine|--> nearest
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from hkmeans_dask.kmeans import groups, kernels
+from hkmeans_dask.kmeans import groups, kernels, pruning
 
 if TYPE_CHECKING:
     from hkmeans_dask.kmeans.kernels import Array, Index
@@ -44,6 +49,9 @@ BIGS_COMPARED = 8
 
 FREE = np.empty(0)
 """No prices."""
+
+NO_AXES = np.empty((0, 0))
+"""Small clusters are not ruled out along axes."""
 
 SCORES = 2**24
 """Scores of small clusters held at once while the table is made."""
@@ -84,6 +92,9 @@ class Hierarchy(NamedTuple):
     coarse_prices: Array = FREE
     """(n_big_clusters,), the same of the coarse centers; or `FREE`."""
 
+    axes: Array = NO_AXES
+    """(n_dims, n_axes), orthonormal; with them all small clusters are compared."""
+
     @classmethod
     def of(cls, arrays: Arrays) -> Hierarchy:
         """Take the fields from a mapping by name."""
@@ -99,9 +110,9 @@ class Hierarchy(NamedTuple):
         exact: bool = False,
         unit: Array = EUCLIDEAN,
         prices: Array = FREE,
-        coarse_prices: Array = FREE,
+        axes: Array = NO_AXES,
     ) -> Hierarchy:
-        """Put small clusters that have moved below the nearest coarse centers.
+        """Put small clusters below the nearest coarse centers.
 
         Parameters
         ----------
@@ -111,8 +122,10 @@ class Hierarchy(NamedTuple):
         exact : bool, default=False
             Whether features compare all small clusters, even if they are many.
         unit : ndarray of shape (), bool
-        prices, coarse_prices : ndarray of shape (n_clusters,), (n_big_clusters,)
+        prices : ndarray of shape (n_clusters,)
             Or `FREE`.
+        axes : ndarray of shape (n_dims, n_axes)
+            Taken if features compare all small clusters.
 
         Returns
         -------
@@ -130,7 +143,14 @@ class Hierarchy(NamedTuple):
         if not exact:
             compared = _compare(coarse - offset, fine - offset, parents, prices)
         levels = (offset, coarse, fine, parents)
-        return cls(*levels, compared, unit, prices, coarse_prices)
+        axes = axes if len(compared) == 1 else NO_AXES
+        return cls(*levels, compared, unit, prices, axes=axes)
+
+    def rearranged(self, *, exact: bool) -> Hierarchy:
+        """Put small clusters that have moved below the nearest coarse centers."""
+        levels = (self.offset, self.coarse, self.fine)
+        how = {"unit": self.unit, "prices": self.prices, "axes": self.axes}
+        return Hierarchy.arrange(*levels, exact=exact, **how)
 
     def points(self, block: Any) -> Array:
         """Features of a block as `label` takes them."""
@@ -149,6 +169,17 @@ class Hierarchy(NamedTuple):
         labels : ndarray of shape (n_points,), int64
             `EXCLUDED` where a point has no nearest center.
         """
+        labels = self._pruned(points) if self.axes.size else self._by_way_of_big(points)
+        if self.unit:
+            labels[~points.any(axis=1)] = EXCLUDED  # no direction, no nearest center
+        return labels
+
+    def _pruned(self, points: Array) -> Index:
+        prices = self.prices if self.prices.size else None
+        how = (self.axes, self.offset, prices)
+        return pruning.assign(points, self.fine, *how)
+
+    def _by_way_of_big(self, points: Array) -> Index:
         big = label_coarse(points, self.coarse, self.offset, prices=self.coarse_prices)
         order, starts = groups.group_by_label(big, len(self.coarse))
         labels = np.empty(len(points), np.int64)
@@ -162,8 +193,6 @@ class Hierarchy(NamedTuple):
             what = (points, centers)
             nearest = kernels.assign(*what, origin=origin, rows=rows, prices=prices)
             labels[rows] = among[nearest]
-        if self.unit:
-            labels[~points.any(axis=1)] = EXCLUDED  # no direction, no nearest center
         return labels
 
     def _among(self, big: int) -> Index:

@@ -279,8 +279,11 @@ def _label(sizes: Sizes) -> int:
     labels = sizes.block_rows * (5 * LABEL + sizes.itemsize) + sizes.block_weights
     labels += sizes.block_bytes * sizes.exclude  # the good features once more
     keys = 2 * LABEL * min(KEYS_AT_ONCE, sizes.block_rows)
-    centers = 2 * _model(sizes)
-    work = cast + labels + max(_kept(sizes) + keys, tiles(sizes.n_clusters, sizes))
+    centers, tile = 2 * _model(sizes), tiles(sizes.n_clusters, sizes)
+    if sizes.beyond and sizes.n_samples <= axes.MOST_DIMS:  # pruning
+        centers += 2 * _model(sizes) + sizes.n_samples**2 * sizes.itemsize
+        tile *= 4
+    work = cast + labels + max(_kept(sizes) + keys, tile)
     return centers + block + max(sizes.read_bytes, work)
 
 

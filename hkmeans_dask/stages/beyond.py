@@ -11,7 +11,8 @@ when little is left to gain::
 Rows are compared with all centers along the principal axes of these, which hold most of
 what tells centers apart (their noise is averaged out, that of the rows is not). How
 many axes do is measured: as few as give rows of lowest rank nearly the labels that all
-dimensions would. Sums are of all dimensions.
+dimensions would. Sums are of all dimensions. Axes of the model, along which `label`
+rules centers out, are those by which a few rows take least arithmetic.
 
 With prices (see `balance`) all passes are over all rows and along all dimensions: the
 prices that make sizes even are others along the axes, where noise is averaged out.
@@ -25,10 +26,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from hkmeans_dask.kmeans import kernels
+from hkmeans_dask.kmeans import kernels, pruning
 from hkmeans_dask.kmeans.axes import ALL_DIMENSIONS, DECOMPOSITION, MOST_DIMS, PAD
 from hkmeans_dask.kmeans.even import Aside, charged, relearned
-from hkmeans_dask.kmeans.hierarchy import FREE, Hierarchy
+from hkmeans_dask.kmeans.hierarchy import FREE, NO_AXES, Hierarchy
 from hkmeans_dask.kmeans.minibatch import FURTHER, left_to_gain
 from hkmeans_dask.kmeans.moves import merge, say, to_means
 from hkmeans_dask.runtime.blas import one_blas_thread
@@ -74,6 +75,9 @@ SHARES_OF_DIMENSIONS = (1 / 8, 1 / 4, 1 / 3, 1 / 2)
 EXCESS = 1e-2
 """By how much more inertia than in all dimensions axes are refused."""
 
+WORTHWHILE = 0.9
+"""Of the arithmetic with all dimensions axes of the model take less than this part."""
+
 TRIED_SHARE = 1 / 16
 """Of the rows are tried, at most."""
 
@@ -96,6 +100,9 @@ class State(NamedTuple):
 
     axes: Array
     """(n_samples, n_axes), or `ALL_DIMENSIONS`."""
+
+    model_axes: Array
+    """(n_samples, n_axes), or `NO_AXES`: those of the model."""
 
     unit: Array
     total: Array
@@ -212,10 +219,11 @@ def _begin(
     found = Hierarchy.of(model)
     levels = (found.offset, found.coarse, groups, found.fine, found.fine)
     drawn = model["total"], model["limit"]
-    state = State(*levels, ALL_DIMENSIONS, found.unit, *drawn, found.prices)
+    axes = ALL_DIMENSIONS, NO_AXES
+    state = State(*levels, *axes, found.unit, *drawn, found.prices)
     n_rows = int(sum(part.starts[-1] for part in parts))
-    if not found.prices.size and _may_pay(n_rows, *found.fine.shape):
-        state = state._replace(axes=_axes(parts, state, n_rows, weighted))
+    if _may_pay(n_rows, *found.fine.shape):
+        state = _with_axes(parts, state, n_rows, weighted)
     return workspace.save("rows-0", **state._asdict())
 
 
@@ -225,22 +233,44 @@ def _may_pay(n_rows: int, n_clusters: int, n_dims: int) -> bool:
     return n_dims <= MOST_DIMS and cost <= n_rows * n_clusters * n_dims
 
 
-def _axes(
+def _with_axes(
     parts: list[Rows | StoredRows], state: State, n_rows: int, weighted: bool
-) -> Array:
-    """Take as few axes as give nearly the labels that all dimensions would."""
+) -> State:
     n_tried = min(TRIED_ROWS, int(TRIED_SHARE * n_rows))
     points, big = _lowest_ranks(parts, state.groups, n_tried / n_rows, weighted)
     seen = (state.fine - state.offset).astype(np.float64)
-    _, all_axes = np.linalg.eigh(seen.T @ seen)
-    n_clusters, n_dims = seen.shape
+    _, ascending = np.linalg.eigh(seen.T @ seen)
+    all_axes = ascending[:, ::-1].astype(points.dtype)
+    state = state._replace(model_axes=_cheapest(points, state, all_axes))
+    if state.prices.size:
+        return state
+    return state._replace(axes=_fewest(points, big, state, all_axes))
+
+
+def _cheapest(points: Array, state: State, all_axes: Array) -> Array:
+    """Take so many axes that ruling centers out along them takes least arithmetic."""
+    n_clusters, n_dims = state.fine.shape
+    best, least = NO_AXES, WORTHWHILE * n_clusters * (n_dims + pruning.LOOK)
+    prices = state.prices if state.prices.size else None
+    for share in SHARES_OF_DIMENSIONS:
+        n_axes = max(1, int(share * n_dims) // PAD * PAD - 2)
+        axes = np.ascontiguousarray(all_axes[:, :n_axes])
+        cost = pruning.cost(points, state.fine, axes, state.offset, prices)
+        if cost < least:
+            best, least = axes, cost
+    return best
+
+
+def _fewest(points: Array, big: Index, state: State, all_axes: Array) -> Array:
+    """Take as few axes as give nearly the labels that all dimensions would."""
+    n_clusters, n_dims = state.fine.shape
     labels = _nearest(points, big, state)
     most = (1 + EXCESS) * kernels.inertia(points, state.fine, labels)
     for share in SHARES_OF_DIMENSIONS:
         n_axes = max(1, int(share * n_dims) // PAD * PAD - 1)
         if n_axes * (n_clusters + n_dims) >= n_clusters * n_dims:
             break
-        axes = np.ascontiguousarray(all_axes[:, ::-1][:, :n_axes], points.dtype)
+        axes = np.ascontiguousarray(all_axes[:, :n_axes])
         labels = _nearest(points, big, state._replace(axes=axes))
         if kernels.inertia(points, state.fine, labels) <= most:
             return axes
@@ -357,6 +387,7 @@ def _end(
     if aside is not None:
         prices = relearned(now.prices, now.fine, now.offset, Aside.of(read(aside)))
     levels = (now.offset, now.coarse, now.fine)
-    found = Hierarchy.arrange(*levels, exact=True, unit=now.unit, prices=prices)
+    how = {"unit": now.unit, "prices": prices, "axes": now.model_axes}
+    found = Hierarchy.arrange(*levels, exact=True, **how)
     drawn: dict[str, Any] = {"total": now.total, "limit": now.limit}
     return workspace.save(name, **drawn, passes=np.array(0), **found._asdict())

@@ -155,9 +155,7 @@ def _begin(
 def _widen(model: Arrays, exact: bool) -> Arrays:
     """Let features look beyond their big cluster."""
     model = read(model)
-    nested = Hierarchy.of(model)
-    unit, prices = nested.unit, nested.prices
-    found = Hierarchy.arrange(*nested[:3], exact=exact, unit=unit, prices=prices)
+    found = Hierarchy.of(model).rearranged(exact=exact)
     return {**_drawn(model), **found._asdict()}
 
 
@@ -190,12 +188,11 @@ def _move(
 ) -> Arrays:
     model = read(model)
     hierarchy = Hierarchy.of(model)
-    unit, prices = hierarchy.unit, hierarchy.prices
-    fine, outcome = to_means(found, hierarchy.fine, bool(unit))
-    levels = (hierarchy.offset, hierarchy.coarse, fine)
+    prices = hierarchy.prices
+    fine, outcome = to_means(found, hierarchy.fine, bool(hierarchy.unit))
     if prices.size:
         prices = charged(prices, hierarchy.fine, fine, found)
-    moved = Hierarchy.arrange(*levels, exact=exact, unit=unit, prices=prices)
+    moved = hierarchy._replace(fine=fine, prices=prices).rearranged(exact=exact)
     if aside is not None:
         moved = even_out(moved, Aside.of(read(aside)), exact=exact)
     told = outcome._asdict() | moved._asdict()

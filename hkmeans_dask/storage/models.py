@@ -47,6 +47,7 @@ AXES = {
     "compared": ("compared_from", "compared_with"),
     "prices": ("cluster",),
     "coarse_prices": ("coarse_cluster",),
+    "axes": ("sample", "axis"),
     "init": ("initial_cluster", "sample"),
 }
 """Names of the axes of the arrays of a model, as xarray knows them."""

@@ -10,6 +10,8 @@ import dask.array as da
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from hkmeans_dask.kmeans.hierarchy import NO_AXES
+
 ARRAYS = (
     "labels",
     "sizes",
@@ -21,9 +23,10 @@ ARRAYS = (
     "compared",
     "prices",
     "coarse_prices",
+    "axes",
 )
 """Arrays of a stored model; with a trailing underscore, fitted attributes. Early models
-have no `cluster_inertia`, and no prices: their centers are free."""
+have no `cluster_inertia`, no prices: their centers are free; and no axes."""
 
 PRICED = {"prices": "cluster_centers", "coarse_prices": "coarse_centers"}
 """Prices, and the centers that have them."""
@@ -115,6 +118,7 @@ class ZarrPersistence:
         for name, centers in PRICED.items():
             free = np.zeros(len(arrays[centers]), arrays[centers].dtype)
             arrays.setdefault(name, free)
+        arrays.setdefault("axes", NO_AXES)
         for name, value in (arrays | attributes.pop("fitted")).items():
             setattr(model, f"{name}_", value)
         if names := attributes.pop("feature_names_in"):

@@ -174,6 +174,9 @@ def _misfits(arrays: dict[str, Any], fitted: dict[str, Any]) -> Iterator[str]:
     compared = arrays.get("compared")
     if compared is None or compared.ndim != 2 or compared.shape[0] not in (0, 1, n_big):
         yield "the array compared is missing or has another shape"
+    axes = arrays.get("axes")
+    if axes is not None and (axes.ndim != 2 or axes.shape[0] not in (0, n_dims)):
+        yield f"the array axes has shape {axes.shape}"
 
 
 def _wrong_values(arrays: dict[str, Any], excludes: bool) -> Iterator[str]:

@@ -35,6 +35,7 @@ import psutil
 from dask.base import tokenize
 from fsspec.core import url_to_fs
 
+from hkmeans_dask.kmeans.hierarchy import Hierarchy
 from hkmeans_dask.workspace.files import InMemory, OnDisk
 from hkmeans_dask.workspace.folders import LocalFolder
 from hkmeans_dask.workspace.living import beating, is_dead, mark, read_mark
@@ -96,7 +97,8 @@ def durable(
     drawn : bool, default=False
         Whether each fit draws a seed of its own: one that is done is not given back.
     """
-    identity = {"hkmeans_dask": version("hkmeans_dask"), **identity}
+    made_by = {"hkmeans_dask": version("hkmeans_dask"), "model": Hierarchy._fields}
+    identity = made_by | identity
     folder = _generation(_folder(work_dir), identity, drawn)
     folder.make()
     manifest = _read_manifest(folder) or _first_manifest(folder, identity, seed)

@@ -78,10 +78,10 @@ def test_a_share_is_that_of_lowest_keys():
     assert stage._of_lowest_keys(keys, 1.0).tolist() == [0, 1, 2, 3, 4]
 
 
-def in_a_plane(n_dims):
+def in_a_plane(n_dims, noise=0.3):
     """Many clusters in a plane, noise in all dimensions."""
     rng = np.random.default_rng(3)
-    X = rng.normal(scale=0.3, size=(4000, n_dims))
+    X = rng.normal(scale=noise, size=(4000, n_dims))
     X[:, :2] += rng.uniform(-9, 9, size=(4000, 2))
     return X
 
@@ -242,3 +242,31 @@ def test_an_interrupted_fit_goes_on(tmp_path, monkeypatch, module, name, n_calls
 def test_nested_is_a_truth_value():
     with pytest.raises(ValueError, match=r"nested should be True or False. 'no' was"):
         HierarchicalKMeans(3, nested="no").fit(NOISE)
+
+
+@pytest.mark.parametrize("options", [{}, {"refine": 1}, {"balance": 0.5}])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_centers_are_ruled_out_along_axes_of_the_model(options, dtype, tmp_path):
+    X = in_a_plane(64, noise=0.02).astype(dtype)
+    model = HierarchicalKMeans(300, nested=False, **options).fit(X)
+    n_axes = model.axes_.shape[1]
+    assert 0 < n_axes <= 32
+    assert model.axes_.dtype == dtype
+    assert_allclose(model.axes_.T @ model.axes_, np.eye(n_axes), atol=1e-5)
+    costs = -2 * X.astype(float) @ model.cluster_centers_.T.astype(float)
+    costs += (model.cluster_centers_.astype(float) ** 2).sum(axis=1) + model.prices_
+    reached = np.take_along_axis(costs, model.labels_[:, None], axis=1)[:, 0]
+    assert_allclose(reached, costs.min(axis=1), rtol=0, atol=1e-3)
+    for start in (0, 1717):  # of any other block, too
+        block = X[start : start + 100]
+        assert_array_equal(model.predict(block), model.labels_[start : start + 100])
+    model.to_zarr(tmp_path / "model")
+    loaded = HierarchicalKMeans.from_zarr(tmp_path / "model")
+    assert_array_equal(loaded.axes_, model.axes_)
+    assert_array_equal(loaded.predict(X), model.labels_)
+
+
+def test_there_are_no_axes_where_they_would_save_little():
+    X = np.random.default_rng(0).normal(size=(4000, 64))
+    assert HierarchicalKMeans(120, nested=False).fit(X).axes_.size == 0
+    assert HierarchicalKMeans(300).fit(in_a_plane(64, noise=0.02)).axes_.size == 0
