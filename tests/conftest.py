@@ -17,6 +17,15 @@ settings.register_profile("no clock", deadline=None, derandomize=True)
 settings.load_profile("no clock")
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Write what tests noted: jobs and requests, for who reads the log."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", None) == "call":
+                for line in (line for name, line in report.user_properties):
+                    terminalreporter.write_line(f"{report.nodeid}: {line}")
+
+
 @contextmanager
 def local_cluster(n_workers, threads_per_worker=1, *, processes=True, **options):
     """Give a cluster that listens on this machine only."""

@@ -20,6 +20,8 @@ import numpy as np
 import psutil
 import zarr
 
+from tests.hpc.hosts import enter
+
 PHASES = ("sample", "coarse", "partition", "fine", "label")
 
 LEFT = {"manifest.json", "nonce", "model.npz", "labels", "done"}
@@ -39,13 +41,15 @@ _server.set_forkserver_preload(
 )
 
 
-def _run(args, log, sizes, temporary, environment):
+def _run(args, log, sizes, temporary, environment, namespace):
     """Be the process: what `hkmeans-dask` does, in a process group of its own."""
     import dask
 
     from hkmeans_dask.cli.commands import main
 
     os.setsid()
+    if namespace:
+        enter(namespace)
     os.environ.clear()  # it is that of when the server began
     os.environ.update(environment)
     # The jobs that a shell has in the background ignore Ctrl-C, and all they start.
@@ -67,9 +71,9 @@ def _run(args, log, sizes, temporary, environment):
 class Command:
     """A command that runs."""
 
-    def __init__(self, log, args, sizes=SIZES, temporary="/tmp"):
+    def __init__(self, log, args, sizes=SIZES, temporary="/tmp", namespace=None):
         self._log = log
-        how = (args, log, sizes, temporary, dict(os.environ))
+        how = (args, log, sizes, temporary, dict(os.environ), namespace)
         self._process = _server.Process(target=_run, args=how)
         self._process.start()
         self.pid = self._process.pid
@@ -105,11 +109,12 @@ class Command:
         return self._process.exitcode
 
     def until(self, sign):
-        """Wait until something is true, if the process lives so long."""
+        """Wait until something is true, if the process lives so long; give it."""
         deadline = time.monotonic() + 60
-        while not sign() and self._process.is_alive():
+        while not (found := sign()) and self._process.is_alive():
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.001)
+        return found
 
     def until_phase(self, phase):
         """Wait for the beginning of a phase."""

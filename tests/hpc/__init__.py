@@ -1,0 +1,1 @@
+"""Trials beyond one machine: SLURM, several hosts, object stores."""
