@@ -24,6 +24,9 @@ from tests.hpc.hosts import enter
 
 PHASES = ("sample", "coarse", "partition", "fine", "label")
 
+PATIENCE = 120
+"""Seconds that a command may take, where others work on the machine too."""
+
 LEFT = {"manifest.json", "nonce", "model.npz", "labels", "done"}
 """Kinds of files that stay in the folder of a fit that is done."""
 
@@ -104,13 +107,13 @@ class Command:
 
     def wait(self):
         """Wait for the end; negative is the signal that ended it."""
-        self._process.join(60)
+        self._process.join(PATIENCE)
         assert self._process.exitcode is not None, self.said()
         return self._process.exitcode
 
     def until(self, sign):
         """Wait until something is true, if the process lives so long; give it."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not (found := sign()) and self._process.is_alive():
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.001)

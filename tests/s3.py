@@ -48,11 +48,17 @@ class Server:
         self.requests = []
         """Method and path of each, as they came."""
         self._trouble = []
-        self._server = serving.make_server(
-            "127.0.0.1", 0, self._answer, threaded=True, request_handler=_Quiet
+        self._servers = []
+        self.url = self.listen("127.0.0.1")
+
+    def listen(self, address):
+        """Answer at an address of the network that this thread is in; give the URL."""
+        server = serving.make_server(
+            address, 0, self._answer, threaded=True, request_handler=_Quiet
         )
-        self.url = f"http://127.0.0.1:{self._server.port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self._servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://{address}:{server.port}"
 
     def spoil(self, kind, matches, times=1):
         """Spoil requests of which `matches(method, path)` is true, so many times."""
@@ -101,8 +107,9 @@ class Server:
 
     def close(self):
         """Answer no more."""
-        self._server.shutdown()
-        self._server.server_close()
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
 
 
 def _fails(status, code):

@@ -79,14 +79,10 @@ class Cluster:
         Not so on a running cluster, whose workers finish the tasks they are at.
         """
         if self.address:
-            from distributed import Client
-            from distributed.comm.addressing import resolve_address
-
             # That the scheduler has gone is said where a command ends by it.
             logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
-            resolve_address(self.address)  # fails first, without a Client left behind
             with said_if_slow("connecting to %s", self.address):
-                client = Client(self.address, security=self._security())
+                client = self._connected()
             with client, _deaths_explained("more memory"):
                 yield
         elif self.workers:
@@ -96,18 +92,46 @@ class Cluster:
             with threads():
                 yield
 
+    def _connected(self) -> Any:
+        """Connect to the running cluster.
+
+        Raises
+        ------
+        ConnectionError
+            If none answers, or not to this client.
+        """
+        from distributed import Client
+        from distributed.comm.addressing import resolve_address
+
+        assert self.address
+        resolve_address(self.address)  # fails first, without a Client left behind
+        security = self._security()
+        try:
+            return Client(self.address, security=security)
+        except (OSError, RuntimeError) as error:
+            raise ConnectionError(
+                f"No cluster lets this client in at {self.address}: {error} Look "
+                "whether its scheduler is there, and whether it wants TLS: a tls:// "
+                "address, --tls-ca-file, --tls-cert and --tls-key."
+            ) from error
+
     def _security(self) -> Any:
+        """Give the files that were named, else those of dask's configuration."""
         from distributed import Security
 
-        if not any(self.tls):
-            return None
-        signer, certificate, key = map(str, self.tls)
-        return Security(
-            tls_ca_file=signer,
-            tls_client_cert=certificate,
-            tls_client_key=key,
-            require_encryption=True,
-        )
+        known: dict[str, Any] = {}
+        if any(self.tls):
+            names = ("tls_ca_file", "tls_client_cert", "tls_client_key")
+            known = dict(zip(names, map(str, self.tls), strict=True))
+            known["require_encryption"] = True
+        security = Security(**known)
+        context = security.get_connection_args("client")["ssl_context"]
+        if str(self.address).startswith("tls:") and context is None:
+            raise click.UsageError(
+                f"{self.address} wants TLS. Give --tls-ca-file, --tls-cert and "
+                "--tls-key, or set distributed.comm.tls in dask's configuration."
+            )
+        return security
 
     @contextmanager
     def _local(self) -> Iterator[None]:

@@ -73,3 +73,9 @@ def test_files_of_tls_go_together(folder, capsys):
     for more in ([], ["--scheduler", "tls://127.0.0.1:1"], ["--workers", "1"]):
         assert main([*fit, *more]) == 2
         assert "go together" in capsys.readouterr().err
+
+
+def test_a_cluster_that_wants_tls_wants_files(folder, capsys):
+    fit = ["fit", "x y.zarr", "model", "-k", "5", "--scheduler", "tls://127.0.0.1:1"]
+    assert main(fit) == 2
+    assert "wants TLS. Give --tls-ca-file" in capsys.readouterr().err

@@ -82,6 +82,21 @@ class Host:
             process.wait()
 
 
+def showing(folder, place):
+    """Give what shows a folder in another place, to the command that follows."""
+    return _mounting(f"mount --bind '{folder}' '{place}'")
+
+
+def hiding(*folders):
+    """Give what lets folders be empty for the command that follows, but not for us."""
+    return _mounting(*(f"mount -t tmpfs none '{folder}'" for folder in folders))
+
+
+def _mounting(*mounts):
+    script = " && ".join([*mounts, 'exec "$@"'])
+    return ["unshare", "--mount", "sh", "-c", script, "sh"]
+
+
 @contextmanager
 def network(*names):
     """Give hosts that reach each other."""

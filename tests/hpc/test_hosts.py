@@ -1,105 +1,17 @@
 """Workers on other hosts, which are cut off, or do not see what they should."""
 
-import os
+import shutil
 import time
-from contextlib import ExitStack
 
-import dask
 import pytest
-from distributed import LocalCluster, Security
+from distributed import Security
 
 from tests.hpc import hosts
-from tests.hpc.waiting import first_at, until
-from tests.processes import bits
+from tests.hpc.conftest import write_keys
+from tests.hpc.waiting import first_at
+from tests.processes import bits, fit, run
 
 pytestmark = pytest.mark.hpc
-
-LOST = "12s"
-"""Without an answer for so long a connection is lost (dask: 30 s)."""
-
-
-@pytest.fixture(scope="module")
-def network():
-    """Give three hosts."""
-    if reason := hosts.why_not():
-        pytest.skip(reason)
-    with hosts.network("head", "one", "other") as network:
-        yield network
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory):
-    """Write a certificate; give the options that name it."""
-    folder, made = tmp_path_factory.mktemp("keys"), Security.temporary()
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    cert.write_text(made.tls_client_cert)
-    key.write_text(made.tls_client_key)
-    return "--tls-ca-file", cert, "--tls-cert", cert, "--tls-key", key
-
-
-@pytest.fixture(scope="module")
-def cluster(network, keys):
-    """Start a scheduler on a host of its own, which takes those with the key."""
-    signer, cert, key = map(str, keys[1::2])
-    security = Security(
-        tls_ca_file=signer,
-        tls_scheduler_cert=cert,
-        tls_scheduler_key=key,
-        tls_client_cert=cert,
-        tls_client_key=key,
-        require_encryption=True,
-    )
-    with dask.config.set({"distributed.comm.timeouts.tcp": LOST}):
-        with network[0].inside():
-            cluster = LocalCluster(
-                n_workers=0,
-                host=network[0].address,
-                security=security,
-                dashboard_address="127.0.0.1:0",
-            )
-        with cluster:
-            yield cluster
-
-
-def registered(cluster, host):
-    """Give the worker on a host, if there is one."""
-    workers = list(cluster.scheduler.workers.values())
-    return next((worker for worker in workers if worker.host == host.address), None)
-
-
-@pytest.fixture
-def worker(cluster, keys, tmp_path):
-    """Start workers on hosts."""
-    environment = os.environ | {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": LOST}
-    options = ("--nthreads", 1, "--memory-limit", "1GB", "--no-dashboard", *keys)
-    options += ("--local-directory", tmp_path)
-
-    with ExitStack() as stack:
-
-        def start(host, before=()):
-            words = ("distributed.cli.dask_worker", cluster.scheduler_address, *options)
-            running = host.running(*words, before=before, env=environment)
-            stack.callback(host.connect)
-            return stack.enter_context(running)
-
-        yield start
-
-
-@pytest.fixture
-def two(network, cluster, worker):
-    """Wait for a worker on each of two hosts; give the hosts."""
-    hosts = network[1:]
-    for host in hosts:
-        worker(host)
-    until(lambda: all(registered(cluster, host) for host in hosts))
-    return hosts
-
-
-@pytest.fixture
-def client(network, cluster, keys, start):
-    """Start commands that use the cluster, on a host of their own."""
-    where = ("--scheduler", cluster.scheduler_address, *keys)
-    return lambda *args: start(*args, *where, namespace=network[0].file)
 
 
 def in_memory(source, folder):
@@ -135,3 +47,58 @@ def test_a_worker_that_is_cut_off_for_good_costs_no_bit(
     assert command.wait() == 0, command.said()
     assert bits(tmp_path / "model") == whole.bits
     note(f"cut off in {stage} for good; {command.complaints()}")
+
+
+# What a worker does not see
+
+
+@pytest.fixture
+def incomplete(source, tmp_path):
+    """Copy X but for some chunks; give what shows a process the copy in its place."""
+    copy = shutil.copytree(source, tmp_path / "copy")
+    for number in range(3, 25):
+        (copy / f"c/{number}/0").unlink()
+    return hosts.showing(copy, source)
+
+
+GONE = "was there when the client opened it, but is not as seen by process"
+
+
+def test_a_worker_with_an_incomplete_copy_says_so(
+    network, worker, incomplete, client, start, source, whole, tmp_path
+):
+    worker(network[1], before=incomplete)
+    commands = {
+        "fit": fit(source, tmp_path),
+        "transform": ("transform", source, whole.model, tmp_path / "means"),
+    }
+    for command in commands.values():
+        (said,) = run(client, *command, code=2).complaints()
+        assert GONE in said
+    assert not (tmp_path / "model").exists()
+    assert not (tmp_path / "means").exists()
+    run(start, *commands["fit"])
+    assert bits(tmp_path / "model") == whole.bits
+
+
+# Who may take part
+
+STRANGERS = {
+    "no key": ("tls", "wants TLS. Give --tls-ca-file, --tls-cert and --tls-key"),
+    "another key": ("tls", "No cluster lets this client in at"),
+    "no TLS": ("tcp", "No cluster lets this client in at"),
+}
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_nobody_takes_part_without_the_key(
+    stranger, network, cluster, start, source, tmp_path
+):
+    protocol, words = STRANGERS[stranger]
+    keys = write_keys(tmp_path, Security.temporary()) if "another" in stranger else ()
+    address = cluster.scheduler_address.replace("tls", protocol)
+    command = fit(source, tmp_path / "here", "--scheduler", address, *keys)
+    (said,) = run(start, *command, code=2, namespace=network[0].file).complaints()
+    assert words in said
+    assert address in said
+    assert not (tmp_path / "here").exists()

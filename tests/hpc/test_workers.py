@@ -9,7 +9,7 @@ from distributed import Client
 
 from tests.hpc import slurm
 from tests.hpc.waiting import at_it, first_at, until
-from tests.processes import PHASES, bits, fit
+from tests.processes import PATIENCE, PHASES, bits, fit
 
 pytestmark = pytest.mark.hpc
 
@@ -36,7 +36,7 @@ def cluster(job_name, tmp_path_factory):
 def pids(cluster):
     """Wait for two workers; give their processes by address."""
     with Client(cluster) as client:
-        client.wait_for_workers(2, timeout=60)
+        client.wait_for_workers(2, timeout=PATIENCE)
         yield client.run(os.getpid)
 
 

@@ -2,10 +2,12 @@
 
 import time
 
+from tests.processes import PATIENCE
 
-def until(sign, seconds=60):
+
+def until(sign):
     """Wait until something is true; give what it is."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE
     while not (found := sign()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
