@@ -88,11 +88,6 @@ class Objects:
         return {key.removeprefix(f"{self._path}/") for key in found} - {self._path}
 
     def get(self, key: str = "") -> bytes:
-        """Read an object."""
-        content: bytes = self._told("read", "cat_file", self._at(key))
-        return content
-
-    def read(self, key: str) -> bytes:
         """Read an object, in one request if it is small."""
         with self.opened(key) as file:
             file.seek(0, os.SEEK_END)  # so that its end is known

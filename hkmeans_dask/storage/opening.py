@@ -21,8 +21,9 @@ from zarr.storage import ZipStore
 from hkmeans_dask.remote.objects import Objects, resolve
 from hkmeans_dask.remote.patience import Unreachable, told
 from hkmeans_dask.storage.packed import stored
-from hkmeans_dask.storage.replacing import standing, taken_as_is
+from hkmeans_dask.storage.replacing import standing
 from hkmeans_dask.storage.source import VARYING
+from hkmeans_dask.storage.stores import store_at
 from hkmeans_dask.workspace.plain import is_file_of
 
 COMPLETE = "complete"
@@ -186,7 +187,7 @@ def _missing_bucket(place: str) -> str | None:
 
 
 def _open_standing(place: str, component: str) -> Any:
-    store: Any = taken_as_is(standing(place))
+    store: Any = store_at(standing(place))
     if place.startswith(ZIPPED) and "://" not in place.removeprefix(ZIPPED):
         store = ZipStore(place.removeprefix(ZIPPED), mode="r")
     return zarr.open(store, path=component, mode="r")

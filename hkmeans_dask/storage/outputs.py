@@ -29,6 +29,7 @@ from hkmeans_dask.runtime.progress import done
 from hkmeans_dask.storage import replacing
 from hkmeans_dask.storage.claims import claimed, remove_left
 from hkmeans_dask.storage.opening import COMPLETE, location
+from hkmeans_dask.storage.stores import store_at
 from hkmeans_dask.storage.urls import url_of
 from hkmeans_dask.workspace.plain import fullness_explained
 
@@ -143,7 +144,7 @@ def create_array(
         place,
         "written",
         zarr.create_array,
-        replacing.taken_as_is(place),
+        store_at(place, new=True),
         name=component,
         shape=shape,
         chunks=chunks,
@@ -208,7 +209,7 @@ def create_group(place: str, **attributes: Any) -> Any:
         place,
         "written",
         zarr.create_group,
-        replacing.taken_as_is(place),
+        store_at(place, new=True),
         attributes=attributes,
         overwrite=True,
         zarr_format=3,

@@ -56,11 +56,6 @@ def standing(place: str) -> str:
     return next((str(old) for old in _asides(Path(place))), place)
 
 
-def taken_as_is(place: str) -> str | Path:
-    """Give a place as Zarr takes it: of a text it would drop ``?`` and line ends."""
-    return place if "://" in place else Path(place)
-
-
 def replace(new: Path, path: Path) -> None:
     """Rename a local store to a place; what is there is moved aside, then removed."""
     if not os.path.lexists(path):
@@ -112,17 +107,17 @@ def replace_remote(new: str, place: str) -> None:
     FileNotFoundError
         If there is no new store.
     """
+    earlier = _pointed(place)
     source, target = Objects(new), Objects(place)
-    keys = source.keys()
+    old, keys = target.keys(), source.keys()  # with their sizes, or copies ask for them
     if not keys and source.exists():
-        if target.keys():
+        if old:
             target.remove_all()
         source.copy_to(target, {""})
         source.remove_all()
         return
     if ROOT not in keys:
         raise FileNotFoundError(f"No store was written that could replace {place}.")
-    earlier, old = _pointed(place), target.keys()
     if old & ROOTS:
         target.put(_pointer(new), ROOT)
     elif not old and target.exists():

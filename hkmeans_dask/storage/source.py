@@ -37,6 +37,7 @@ from hkmeans_dask.runtime.portable import Portable
 from hkmeans_dask.storage.chunks import AHEAD_BYTES, LocalChunks, lenient
 from hkmeans_dask.storage.listing import listed
 from hkmeans_dask.storage.packed import packing_of, stored
+from hkmeans_dask.storage.stores import RemoteStore, reopened
 from hkmeans_dask.storage.unchanged import opened_in, refuse_other
 from hkmeans_dask.storage.urls import url_of
 
@@ -67,13 +68,8 @@ class Source:
     def __init__(self, given: Any) -> None:
         array, self._packing = stored(given), packing_of(given)
         unit(array)
-        store = array.store
-        if isinstance(store, LocalStore):
-            store = LocalStore(store.root.absolute(), read_only=True)
-            opened = opened_in(store, array)
-            refuse_other(array, opened)
-            array = opened if lenient(array) else opened.with_config(STRICT)
-        self._local = isinstance(store, LocalStore)
+        self._local = isinstance(array.store, LocalStore)
+        array = _as_all_see_it(array)
         self._name = url_of(array)
         self._carried = Portable(array, self._name)
         self._chunks = LocalChunks.of(array)
@@ -195,6 +191,19 @@ class Source:
                 f"{self._name} as seen by {here} is not the array that "
                 f"the client opened. {remedy}"
             )
+
+
+def _as_all_see_it(array: Any) -> Any:
+    """Open an array by an absolute path, or where each chunk is one request."""
+    store = array.store
+    if isinstance(store, LocalStore):
+        opened = opened_in(LocalStore(store.root.absolute(), read_only=True), array)
+        refuse_other(array, opened)
+    elif type(store) is FsspecStore:  # others have reasons of their own
+        opened = reopened(array, RemoteStore.of(store))
+    else:
+        return array
+    return opened if lenient(array) else opened.with_config(STRICT)
 
 
 def _is_private(store: Any) -> bool:

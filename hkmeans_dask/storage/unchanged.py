@@ -11,16 +11,16 @@ from contextlib import suppress
 from typing import Any
 
 import zarr
-from zarr.storage import StorePath
 
 from hkmeans_dask.compat import documents, run_on_zarr
+from hkmeans_dask.storage.stores import reopened
 from hkmeans_dask.storage.urls import url_of
 
 
 def opened_in(store: Any, array: Any) -> Any:
     """Open what a store has now in the place of an array, to read."""
     if _is_written_in(store, array):
-        return zarr.Array(zarr.AsyncArray(array.metadata, StorePath(store, array.path)))
+        return reopened(array, store)
     return zarr.open_array(store, path=array.path, mode="r")
 
 

@@ -85,7 +85,7 @@ class RemoteFolder:
     def read(self, name: str) -> bytes | None:
         """Read a small object; None if it is not there."""
         with suppress(FileNotFoundError):
-            return self._objects.read(name)
+            return self._objects.get(name)
         return None
 
     def has_nonce(self, nonce: bytes | None) -> bool:
