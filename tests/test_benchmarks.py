@@ -11,7 +11,7 @@ import zarr
 from click.testing import CliRunner
 from distributed import default_client, wait
 
-from tests.benchmarks import processes
+from tests.benchmarks import evenness, processes
 from tests.benchmarks.__main__ import _wanted, main
 from tests.benchmarks.catalogue import BENCHMARKS, KINDS, Method, small
 from tests.benchmarks.data import blobs_zarr, fmri, patches
@@ -72,6 +72,19 @@ def test_the_front_is_drawn(tmp_path):
     done = CliRunner().invoke(draw, arguments, catch_exceptions=False)
     assert "patches: on the front " in done.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_imbalance_is_drawn(tmp_path):
+    methods = "balance_50,beyond,beyond_balance_100,minibatch"
+    invoke(tmp_path, "patches", "bold_1", "--methods", methods)
+    picture = tmp_path / "balance.png"
+    arguments = [str(tmp_path / "runs.json"), str(picture)]
+    CliRunner().invoke(evenness.main, arguments, catch_exceptions=False)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    ((at, left),) = evenness.points(
+        {"summaries": [{"method": "a", "imbalance": 2, "unexplained_variance": 0.5}]}
+    ).values()
+    assert (at, left) == (2, 0.5)
 
 
 def test_data_of_all_kinds_are_one_table_and_one_picture(tmp_path):
