@@ -7,7 +7,6 @@ after a crash and going on after a damaged file are the same: run the stages aga
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,14 +18,7 @@ from sklearn.utils import check_random_state
 from hkmeans_dask.inputs.fit_key import identify, is_known
 from hkmeans_dask.kmeans.finite import not_squared
 from hkmeans_dask.kmeans.hierarchy import Hierarchy
-from hkmeans_dask.planning import memory
-from hkmeans_dask.planning.job import (
-    check_memory,
-    rows_go_to_disk,
-    sizes_of,
-    whole_chunks,
-)
-from hkmeans_dask.remote.patience import is_remote
+from hkmeans_dask.planning.job import check_memory, choose, sizes_of, whole_chunks
 from hkmeans_dask.runtime.progress import phase
 from hkmeans_dask.stages.beyond import look_beyond
 from hkmeans_dask.stages.coarse import train_coarse
@@ -40,7 +32,6 @@ from hkmeans_dask.stages.sample import count_rows, keep_training_rows
 from hkmeans_dask.workspace.files import Damaged, InMemory, OnDisk
 from hkmeans_dask.workspace.places import (
     durable,
-    labels_go_to_disk,
     outdate,
     temporary,
 )
@@ -50,12 +41,11 @@ from hkmeans_dask.workspace.rows import RAW
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from hkmeans_dask.planning.job import Job
-    from hkmeans_dask.planning.memory import Projection
+    from hkmeans_dask.planning.job import Job, Where
     from hkmeans_dask.planning.sizes import Sizes
     from hkmeans_dask.stages.label import Labels
     from hkmeans_dask.workspace.places import Places
-    from hkmeans_dask.workspace.records import Parts
+    from hkmeans_dask.workspace.spread import Parts
 
 logger = logging.getLogger(__name__)
 
@@ -99,40 +89,35 @@ def workspaces(
         See `check_memory`.
     """
     work_dir, sizes = parameters["work_dir"], sizes_of(job)
-    on_disk = rows_go_to_disk(job, sizes, durable=work_dir is not None)
-    remote = is_remote(os.fsdecode(work_dir or ""))
-    projected = memory.project(sizes, on_disk=on_disk, remote=remote)
-    check_memory(job.runner, projected)
-    _log_decisions(job, sizes, projected, on_disk=on_disk)
+    where = choose(job, sizes, work_dir)
+    check_memory(job.runner, where.projected)
+    _log_decisions(job, sizes, where)
     if work_dir is not None:
         identity = identify(X, job.features, parameters, seed) | described
         drawn = parameters["random_state"] is None
         return durable(work_dir, identity, seed, known=is_known(X), drawn=drawn)
-    n_labels = sizes.n_features
-    large = labels_go_to_disk(n_labels, sizes.n_clusters)
     return temporary(
         seed,
-        rows_bytes=sizes.rows if on_disk else 0,
-        label_bytes=4 * n_labels if large and not job.features.in_memory else 0,
+        rows_bytes=sizes.rows if where.rows_on_disk else 0,
+        label_bytes=4 * sizes.n_features if where.labels_on_disk else 0,
         copy_bytes=0 if job.features.whole else int(job.features.blocks.nbytes),
+        spread=where.n_sharing > 0,
     )
 
 
-def _log_decisions(
-    job: Job, sizes: Sizes, projected: Projection, *, on_disk: bool
-) -> None:
+def _log_decisions(job: Job, sizes: Sizes, where: Where) -> None:
     logger.debug(
         "%d blocks of %d features (%s), %d training rows (%s) %s",
         *(len(whole_chunks(job.features)), sizes.block_rows),
         *(format_bytes(sizes.block_bytes), sizes.n_rows, format_bytes(sizes.rows)),
-        "in files" if on_disk else "in memory",
+        where.of_rows,
     )
     workers = job.runner.workers()
     logger.debug(
         "%s: %d tasks at once, each of up to %s",
         f"{len(workers)} workers" if workers else "this process",
         sum(n for _, n in workers) or job.runner.n_threads,
-        format_bytes(max(projected.tasks.values())),
+        format_bytes(max(where.projected.tasks.values())),
     )
 
 
@@ -241,6 +226,7 @@ def _train(
         shares = (job.n_clusters, job.allocation, init)
         balance = job.schedule.balance
         partitions = partition(parts, coarse, *shares, workspace, runner, balance)
+    del parts  # or a cluster would keep them beside what was made of them
     with phase("fine", seconds):
         how = (job.schedule, seed, init, workspace, runner)
         model = train_fine(partitions, *how, "fine" if job.beyond else name)

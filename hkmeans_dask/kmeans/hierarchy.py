@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from hkmeans_dask.kmeans import groups, kernels, pruning
+from hkmeans_dask.kmeans.pruning import NO_AXES
 
 if TYPE_CHECKING:
     from hkmeans_dask.kmeans.kernels import Array, Index
@@ -49,9 +50,6 @@ BIGS_COMPARED = 8
 
 FREE = np.empty(0)
 """No prices."""
-
-NO_AXES = np.empty((0, 0))
-"""Small clusters are not ruled out along axes."""
 
 SCORES = 2**24
 """Scores of small clusters held at once while the table is made."""

@@ -46,8 +46,21 @@ SCAN = 40
 MEASURED = 32
 """How many times as long a dimension of a measured distance takes as of a product."""
 
+PAD_AXES = 8
+"""Axes, and what is beside them, are a multiple of this."""
+
+SHARES_OF_DIMENSIONS = (1 / 8, 1 / 4, 1 / 3, 1 / 2)
+"""So many axes are tried."""
+
+WORTHWHILE = 0.9
+"""Axes take less than this part of the arithmetic without them."""
+
 EACH = 48
 """Dimensions that take as long as what else there is to a measured distance."""
+
+
+NO_AXES = np.empty((0, 0))
+"""Centers are not ruled out."""
 
 
 class Bounds(NamedTuple):
@@ -126,6 +139,37 @@ def assign(
     labels = np.zeros(len(points), np.int64)
     _assign(points, centers, axes, origin, prices, labels)
     return labels
+
+
+def choose_axes(
+    points: Array, centers: Array, all_axes: Array, origin: Array, prices: Array
+) -> Array:
+    """Take so many axes that to assign along them takes least arithmetic.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n_points, n_dims)
+    centers : ndarray of shape (n_clusters, n_dims)
+    all_axes : ndarray of shape (n_dims, n_dims)
+        Orthonormal columns, the most telling first.
+    origin : ndarray of shape (n_dims,)
+    prices : ndarray of shape (n_clusters,) or empty
+
+    Returns
+    -------
+    axes : ndarray of shape (n_dims, n_axes)
+        Empty where it takes hardly less than without any.
+    """
+    n_clusters, n_dims = centers.shape
+    best, least = NO_AXES, WORTHWHILE * n_clusters * (n_dims + LOOK)
+    what = (origin, prices if prices.size else None)
+    for share in SHARES_OF_DIMENSIONS:
+        n_axes = max(1, int(share * n_dims) // PAD_AXES * PAD_AXES - 2)
+        some = np.ascontiguousarray(all_axes[:, :n_axes])
+        found = cost(points, centers, some, *what)
+        if found < least:
+            best, least = some, found
+    return best
 
 
 def cost(

@@ -19,7 +19,9 @@ refine                what label takes, and nine float64 sums of all clusters
 label                 a block, cast if it is not float32/64; labels; rows kept again
 ====================  =================================================================
 
-Training rows that stay in memory come on top: one worker may hold them all.
+Training rows that stay in memory come on top: one worker may hold them all, or each
+has its share of them. By their share they are there twice, as parts and as the
+partitions made of them, and tasks are sent what they gather from.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from hkmeans_dask.kmeans.seeding import MOST_AMONG
 from hkmeans_dask.kmeans.sums import FAN_IN, SUM_DIMS, sum_height
 from hkmeans_dask.planning.sizes import LABEL, Sizes
 from hkmeans_dask.workspace.rows import (
+    FINENESS,
     PARTITION_BYTES,
     PIECE_BYTES,
     ROWS_TOGETHER,
@@ -69,6 +72,9 @@ training rows, or windows of several."""
 
 CLUSTER_ROWS = 256 * 2**20
 """Bytes of training rows that stay in the memory of one worker, at most."""
+
+EVENLY = 0.7
+"""Mean over maximum of what workers hold that share rows, at least (.8 measured)."""
 
 LAST = ("refine", "label")
 """Stages that begin when the training rows are gone."""
@@ -124,7 +130,9 @@ class Projection(NamedTuple):
         )
 
 
-def project(sizes: Sizes, *, on_disk: bool, remote: bool = False) -> Projection:
+def project(
+    sizes: Sizes, *, on_disk: bool, remote: bool = False, n_sharing: int = 0
+) -> Projection:
     """Project the memory of a fit.
 
     Parameters
@@ -134,9 +142,11 @@ def project(sizes: Sizes, *, on_disk: bool, remote: bool = False) -> Projection:
         Whether training rows are in files.
     remote : bool, default=False
         Whether files are behind a URL.
+    n_sharing : int, default=0
+        Workers that share the training rows, if they do.
     """
     tasks = {
-        "sample": _sample(sizes, on_disk=on_disk),
+        "sample": _sample(sizes, waiting=on_disk or n_sharing > 0),
         "coarse": _coarse(sizes),
         "partition": _partition(sizes),
         "fine": _fine(sizes),
@@ -148,9 +158,25 @@ def project(sizes: Sizes, *, on_disk: bool, remote: bool = False) -> Projection:
         tasks["rows"] = _rows(sizes)
     if sizes.copy_bytes:
         tasks = {"copy": sizes.copy_bytes, **tasks}
+    held = 0 if on_disk else sizes.held
+    if n_sharing:
+        tasks = {name: size + _sent(name, sizes) for name, size in tasks.items()}
+        held = int(max(held, 2 * sizes.rows) / (EVENLY * n_sharing))
     more = SMALL + (ON_THEIR_WAY if remote else 0)
     tasks = {name: int(SPARE * size) + more for name, size in tasks.items()}
-    return Projection(0 if on_disk else sizes.held, tasks, _model(sizes))
+    return Projection(held, tasks, _model(sizes))
+
+
+def _sent(stage: str, sizes: Sizes) -> int:
+    """Bytes of rows that a task is sent, where workers share them, to gather from."""
+    partition = min(sizes.n_rows, PARTITION_BYTES // max(1, sizes.kept_row) + 1)
+    rows = {
+        "coarse": min(coarse_rows(sizes.n_big, sizes.kept_row), sizes.n_rows),
+        "partition": 2 * sizes.part_rows,
+        "fine": partition,
+        "rows": partition,
+    }
+    return rows.get(stage, 0) * sizes.kept_row * (FINENESS + 1) // FINENESS
 
 
 def _model(sizes: Sizes) -> int:
@@ -176,7 +202,7 @@ def _kept(sizes: Sizes) -> int:
     return _n_kept(sizes) * (sizes.kept_row + before)
 
 
-def _sample(sizes: Sizes, *, on_disk: bool) -> int:
+def _sample(sizes: Sizes, *, waiting: bool) -> int:
     block = sizes.block_bytes if sizes.read_bytes else 0
     kept = _kept(sizes)
     keys = 2 * LABEL * min(KEYS_AT_ONCE, sizes.block_rows)
@@ -187,11 +213,11 @@ def _sample(sizes: Sizes, *, on_disk: bool) -> int:
     one = max(block + sizes.read_bytes, block + kept + keys) + sizes.block_weights
     join = part + kept + 2 * PIECE_BYTES + 4 * LABEL * sizes.part_rows
     # Rows of one part wait to be joined while those of the next are read; in memory
-    # both are among the rows that are held. Where only features of a few blocks have
-    # weights, one block may have the rows of all parts.
-    waiting = 2 * part if on_disk else 0
-    waiting += _n_kept(sizes) * sizes.kept_row * sizes.weighted
-    return max(one, join) + waiting
+    # of one process both are among the rows that are held. Where only features of a
+    # few blocks have weights, one block may have the rows of all parts.
+    others = 2 * part if waiting else 0
+    others += _n_kept(sizes) * sizes.kept_row * sizes.weighted
+    return max(one, join) + others
 
 
 def training(rows: int, n_clusters: int, sizes: Sizes) -> int:

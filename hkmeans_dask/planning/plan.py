@@ -6,7 +6,6 @@ Everything follows from shapes, chunks and parameters; see `memory` for the peak
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -14,14 +13,11 @@ from typing import TYPE_CHECKING, Any
 from hkmeans_dask.kmeans import minibatch
 from hkmeans_dask.kmeans.sampling import count_parts
 from hkmeans_dask.kmeans.sums import FAN_IN
-from hkmeans_dask.planning import memory
-from hkmeans_dask.planning.job import rows_go_to_disk, sizes_of, whole_chunks
+from hkmeans_dask.planning.job import choose, sizes_of, whole_chunks
 from hkmeans_dask.planning.reducing import project_transform
-from hkmeans_dask.remote.patience import is_remote
 from hkmeans_dask.stages.beyond import MOST_PASSES
 from hkmeans_dask.stages.label import group_blocks
 from hkmeans_dask.stages.partition import COUNTED_TOGETHER
-from hkmeans_dask.workspace.places import labels_go_to_disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,16 +136,12 @@ def plan_fit(job: Job, as_chunked: Features, stored_bytes: int, work_dir: Any) -
     """
     features, sizes = job.features, sizes_of(job)
     chunks = whole_chunks(features)
-    durable = work_dir is not None
-    rows_on_disk = rows_go_to_disk(job, sizes, durable=durable)
-    many = labels_go_to_disk(sizes.n_features, sizes.n_clusters)
-    large = not features.in_memory and many
-    written = _rows_written(sizes) if rows_on_disk else 0
-    files = (rows_on_disk, durable or large)
+    where = choose(job, sizes, work_dir)
+    written = _rows_written(sizes) if where.rows_on_disk else 0
+    files = (where.rows_on_disk, where.labels_on_disk)
     labels = _labels_written(sizes, chunks) if files[1] else 0
     copied = 0 if features.whole else features.blocks.nbytes
-    remote = is_remote(os.fsdecode(work_dir or ""))
-    projected = memory.project(sizes, on_disk=rows_on_disk, remote=remote)
+    projected = where.projected
     n_threads = 1 if job.runner.client else job.runner.n_threads
     n_workers = len(job.runner.workers())
     transform = project_transform(as_chunked, job.n_clusters, n_workers)
@@ -185,8 +177,8 @@ def _tasks(
     tasks = {
         "sample": len(chunks) + n_parts + 1 + _tasks_of_ranges(sizes),  # the check
         "coarse": 1,
-        # All parts, twice; totals; what varies within each.
-        "partition": n_parts + 3 + counts + n_parts * by_inertia,
+        # All parts; totals; what varies within each.
+        "partition": n_parts + 2 + counts + n_parts * by_inertia,
         "fine": sizes.n_big + 3,  # all parts, the axes, the model
     }
     if sizes.evens:

@@ -191,6 +191,11 @@ class Runner:
         known = self.client.scheduler_info(n_workers=-1)["workers"].values()
         return [(worker["memory_limit"] or 0, worker["nthreads"]) for worker in known]
 
+    def all_say(self, question: Callable[[], bool]) -> bool:
+        """Ask all workers that are there now; those that fail to answer say no."""
+        found = self.client.run(question, on_error="return")
+        return all(answer is True for answer in found.values())
+
     @contextmanager
     def _threads(self) -> Iterator[None]:
         """One BLAS thread, and tiles shared by the threads that dask would use."""

@@ -29,9 +29,10 @@ import numpy as np
 from hkmeans_dask.kmeans import kernels, pruning
 from hkmeans_dask.kmeans.axes import ALL_DIMENSIONS, DECOMPOSITION, MOST_DIMS, PAD
 from hkmeans_dask.kmeans.even import Aside, charged, relearned
-from hkmeans_dask.kmeans.hierarchy import FREE, NO_AXES, Hierarchy
+from hkmeans_dask.kmeans.hierarchy import FREE, Hierarchy
 from hkmeans_dask.kmeans.minibatch import FURTHER, left_to_gain
 from hkmeans_dask.kmeans.moves import merge, say, to_means
+from hkmeans_dask.kmeans.pruning import NO_AXES
 from hkmeans_dask.runtime.blas import one_blas_thread
 from hkmeans_dask.runtime.tasks import task, tasks
 from hkmeans_dask.workspace.passes import as_arrays, pass_over
@@ -43,6 +44,7 @@ from hkmeans_dask.workspace.rows import (
     row_bytes,
     split_weights,
 )
+from hkmeans_dask.workspace.spread import heads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from hkmeans_dask.workspace.files import InMemory, OnDisk
     from hkmeans_dask.workspace.records import Partitions
     from hkmeans_dask.workspace.rows import Rows, StoredRows
+    from hkmeans_dask.workspace.spread import Head
 
 TOLERANCE = 5e-3
 """Passes end when less than this fraction of the inertia is left to gain."""
@@ -74,9 +77,6 @@ SHARES_OF_DIMENSIONS = (1 / 8, 1 / 4, 1 / 3, 1 / 2)
 
 EXCESS = 1e-2
 """By how much more inertia than in all dimensions axes are refused."""
-
-WORTHWHILE = 0.9
-"""Of the arithmetic with all dimensions axes of the model take less than this part."""
 
 TRIED_SHARE = 1 / 16
 """Of the rows are tried, at most."""
@@ -184,9 +184,14 @@ def _begun(
 ) -> Any:
     begun = workspace.find("rows-0")
     if begun is None:
-        coarse, groups = partitions.coarse, partitions.groups
-        what = (partitions.parts, model, groups, coarse.weighted, workspace)
-        begun = task("begin", _begin, *what)
+        groups, n_clusters = partitions.groups, int(partitions.shares.sum())
+        told = heads(partitions.source, workspace)
+        how = (told, n_clusters, partitions.coarse.weighted)
+        calls = [
+            (rows, here, groups[bigs], *how) for rows, bigs, here in partitions.bundles
+        ]
+        tried = tasks("tried", _tried, calls)
+        begun = task("begin", _begin, tried, model, groups, workspace)
     return runner.hold([begun], handles=workspace.on_disk)[0]
 
 
@@ -208,10 +213,9 @@ def _sums_of_rows(partitions: Partitions, share: float, state: Any) -> list[Dela
 
 @one_blas_thread
 def _begin(
-    parts: list[Rows | StoredRows],
+    tried: list[list[Array]],
     model: Arrays,
     groups: Index,
-    weighted: bool,
     workspace: InMemory | OnDisk,
 ) -> Arrays:
     """Find out along which axes rows are compared with centers."""
@@ -221,9 +225,9 @@ def _begin(
     drawn = model["total"], model["limit"]
     axes = ALL_DIMENSIONS, NO_AXES
     state = State(*levels, *axes, found.unit, *drawn, found.prices)
-    n_rows = int(sum(part.starts[-1] for part in parts))
-    if _may_pay(n_rows, *found.fine.shape):
-        state = _with_axes(parts, state, n_rows, weighted)
+    rows = list(itertools.chain(*tried))
+    if rows:
+        state = _with_axes(rows, state)
     return workspace.save("rows-0", **state._asdict())
 
 
@@ -233,32 +237,18 @@ def _may_pay(n_rows: int, n_clusters: int, n_dims: int) -> bool:
     return n_dims <= MOST_DIMS and cost <= n_rows * n_clusters * n_dims
 
 
-def _with_axes(
-    parts: list[Rows | StoredRows], state: State, n_rows: int, weighted: bool
-) -> State:
-    n_tried = min(TRIED_ROWS, int(TRIED_SHARE * n_rows))
-    points, big = _lowest_ranks(parts, state.groups, n_tried / n_rows, weighted)
+def _with_axes(rows: list[Array], state: State) -> State:
+    """Choose axes by some rows of each big cluster."""
+    points = np.concatenate(rows)
+    big = np.repeat(np.arange(len(rows)), [len(some) for some in rows])
     seen = (state.fine - state.offset).astype(np.float64)
     _, ascending = np.linalg.eigh(seen.T @ seen)
     all_axes = ascending[:, ::-1].astype(points.dtype)
-    state = state._replace(model_axes=_cheapest(points, state, all_axes))
+    levels = (state.fine, all_axes, state.offset, state.prices)
+    state = state._replace(model_axes=pruning.choose_axes(points, *levels))
     if state.prices.size:
         return state
     return state._replace(axes=_fewest(points, big, state, all_axes))
-
-
-def _cheapest(points: Array, state: State, all_axes: Array) -> Array:
-    """Take so many axes that ruling centers out along them takes least arithmetic."""
-    n_clusters, n_dims = state.fine.shape
-    best, least = NO_AXES, WORTHWHILE * n_clusters * (n_dims + pruning.LOOK)
-    prices = state.prices if state.prices.size else None
-    for share in SHARES_OF_DIMENSIONS:
-        n_axes = max(1, int(share * n_dims) // PAD * PAD - 2)
-        axes = np.ascontiguousarray(all_axes[:, :n_axes])
-        cost = pruning.cost(points, state.fine, axes, state.offset, prices)
-        if cost < least:
-            best, least = axes, cost
-    return best
 
 
 def _fewest(points: Array, big: Index, state: State, all_axes: Array) -> Array:
@@ -277,17 +267,29 @@ def _fewest(points: Array, big: Index, state: State, all_axes: Array) -> Array:
     return ALL_DIMENSIONS
 
 
-def _lowest_ranks(
-    parts: list[Rows | StoredRows], groups: Index, share: float, weighted: bool
-) -> tuple[Array, Index]:
-    """Rows of lowest rank of each big cluster, and the numbers of these."""
+def _tried(
+    parts: list[Rows | StoredRows],
+    here: Index,
+    groups: Index,
+    told: list[Rows | StoredRows | Head],
+    n_clusters: int,
+    weighted: bool,
+) -> list[Array]:
+    """Rows of lowest rank of some big clusters, on which axes are tried, if any are.
+
+    Their groups are those `here`; in the parts that are told of, `groups`.
+    """
+    sizes = np.sum([np.diff(part.starts) for part in told], axis=0)
+    n_rows = int(sizes.sum())
+    n_dims = parts[0].like.shape[1] - weighted
+    if not _may_pay(n_rows, n_clusters, n_dims):
+        return []
+    share = min(TRIED_ROWS, int(TRIED_SHARE * n_rows)) / n_rows
     found = []
-    for group in groups.tolist():
-        size = sum(int(np.diff(part.starts)[group]) for part in parts)
+    for group, size in zip(here.tolist(), sizes[groups].tolist(), strict=True):
         rows = gather(parts, group, max(1, int(share * size)), ROWS_TOGETHER)
         found.append(split_weights(rows)[0] if weighted else rows)
-    big = np.repeat(np.arange(len(groups)), [len(rows) for rows in found])
-    return np.concatenate(found), big
+    return found
 
 
 @one_blas_thread

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,14 +41,17 @@ from hkmeans_dask.workspace.rows import (
     row_bytes,
     split_weights,
 )
+from hkmeans_dask.workspace.spread import heads, lowest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hkmeans_dask.kmeans.hierarchy import Arrays
     from hkmeans_dask.kmeans.kernels import Array, Index
     from hkmeans_dask.runtime.execution import Runner
     from hkmeans_dask.workspace.files import InMemory, OnDisk
-    from hkmeans_dask.workspace.records import Parts
     from hkmeans_dask.workspace.rows import Rows, StoredRows
+    from hkmeans_dask.workspace.spread import Head, Parts
 
 logger = logging.getLogger(__name__)
 
@@ -93,8 +97,10 @@ def train_coarse(
     found = workspace.find("coarse")
     if found is None:
         name = uuid.uuid4().hex
+        most = partial(coarse_rows, n_big if init is None else 1, beyond=beyond)
+        rows = (lowest(parts, most, workspace), heads(parts, workspace), most)
         how = (n_big, schedule, seed, init, beyond, workspace, name)
-        (found,) = runner.compute(task("coarse", _train, parts, *how), count=[name])
+        (found,) = runner.compute(task("coarse", _train, *rows, *how), count=[name])
     found = read(found)
     centers, spread = found["centers"], float(found["spread"])
     logger.debug("%d big clusters, mean inertia %.6g", len(centers), spread)
@@ -105,6 +111,8 @@ def train_coarse(
 @one_blas_thread
 def _train(
     parts: list[Rows | StoredRows],
+    told: list[Rows | StoredRows | Head],
+    most: Callable[[int], int],
     n_big: int,
     schedule: Schedule,
     seed: int,
@@ -114,7 +122,7 @@ def _train(
     name: str,
 ) -> Arrays:
     width = row_bytes(parts[0].like)
-    n_rows = coarse_rows(n_big if init is None else 1, width, beyond=beyond)
+    n_rows = most(width)
     points, weights = gather(parts, 0, n_rows, n_rows * width), None
     if schedule.weighted:
         points, weights = split_weights(points)
@@ -145,7 +153,7 @@ def _train(
     weights = None if weights is None else weights[some]
     total = kernels.weighted_sum(np.ones(len(seen)), weights)
     spread = kernels.inertia(seen, centers, labels, weights) / total
-    n_trained = int(sum(part.starts[-1] for part in parts))
+    n_trained = int(sum(part.starts[-1] for part in told))
     what = (n_big, n_trained, schedule)
     if init is None:
         axes = _axes_within(seen, centers, labels, weights, what)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from hkmeans_dask.kmeans.kernels import Array
     from hkmeans_dask.runtime.execution import Runner
     from hkmeans_dask.workspace.files import InMemory, OnDisk
-    from hkmeans_dask.workspace.records import Parts
     from hkmeans_dask.workspace.rows import Rows, StoredRows
+    from hkmeans_dask.workspace.spread import Parts
 
 
 def even(

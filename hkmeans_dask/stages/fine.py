@@ -74,14 +74,13 @@ def train_fine(
     find = functools.partial(workspace.find, of=of)
     fine = workspace.each(find, [f"fine-{big}" for big in range(len(shares))])
     lacking = []
-    for big, (group, share, origin, given) in enumerate(
-        zip(partitions.groups, shares, coarse.origins, seeds, strict=True)
-    ):
-        rows = (partitions.parts, int(group), origin, axes)
-        start = (int(share), schedule, [seed, 1, big], yardstick, given)
+    for some, group, big in partitions.each():
+        share = int(shares[big])
+        rows = (some, group, coarse.origins[big], axes)
+        start = (share, schedule, [seed, 1, big], yardstick, seeds[big])
         where = (workspace, f"fine-{big}", of)
         if fine[big] is None:
-            fine[big] = task("fine", _train, *rows, *start, *where, rank=int(share))
+            fine[big] = task("fine", _train, *rows, *start, *where, rank=share)
             lacking.append(fine[big])
     made_of = (coarse, shares, fine, partitions.total, partitions.limit)
     model = task("centers", _assemble, *made_of, workspace, name)

@@ -33,9 +33,10 @@ from hkmeans_dask.workspace.rows import (
     points_of,
     row_bytes,
 )
+from hkmeans_dask.workspace.spread import all_together, bundled, heads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from dask.delayed import Delayed
 
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
     from hkmeans_dask.kmeans.kernels import Array, Index
     from hkmeans_dask.runtime.execution import Runner
     from hkmeans_dask.workspace.files import InMemory, OnDisk
-    from hkmeans_dask.workspace.records import Coarse, Parts
+    from hkmeans_dask.workspace.records import Coarse
+    from hkmeans_dask.workspace.spread import Bundle, Head, Parts
 
 logger = logging.getLogger(__name__)
 
@@ -85,13 +87,16 @@ def partition(
     shared = workspace.find("shares", of=coarse.digest)
     if shared is None:
         how = (n_clusters, allocation, balance, init)
-        shared = _share(split, coarse, *how, workspace, runner)
-    shared = read(shared)
-    kept, shares = shared["kept"], shared["shares"]
+        shared, bundles = _share(split, coarse, *how, workspace, runner)
+        kept, shares = shared["kept"], shared["shares"]
+    else:
+        shared = read(shared)
+        kept, shares = shared["kept"], shared["shares"]
+        bundles = all_together(split, kept)
     prices = coarse.prices[kept] if coarse.prices.size else FREE
     coarse = coarse._replace(centers=coarse.centers[kept], prices=prices)
     drawn = (shared["total"], shared["limit"])
-    return Partitions(_together(split), kept, shares, coarse, *drawn, split)
+    return Partitions(bundles, kept, shares, coarse, *drawn, split)
 
 
 def _split_all(
@@ -112,11 +117,6 @@ def _split_all(
     return runner.hold(split, handles=workspace.on_disk, count=names(lacking))
 
 
-def _together(split: Parts) -> Delayed:
-    """Make one key of all parts: tasks grow as big clusters, not times parts."""
-    return task("parts", list, split)
-
-
 def _share(
     split: Parts,
     coarse: Coarse,
@@ -126,11 +126,12 @@ def _share(
     init: Array | None,
     workspace: InMemory | OnDisk,
     runner: Runner,
-) -> Arrays:
-    """Decide how many small clusters each big one gets."""
-    together = _together(split)
-    ((sizes, total, limit),) = runner.compute(task("totals", _totals, together))
+) -> tuple[Arrays, list[Bundle]]:
+    """Decide how many small clusters each big one gets; also give their rows."""
+    told = heads(split, workspace)
+    ((sizes, total, limit, width),) = runner.compute(task("totals", _totals, told))
     kept = np.flatnonzero(sizes)
+    bundles = bundled(split, kept, sizes[kept], width, workspace, runner)
     by_size = sizes[kept]
     if coarse.weighted and (balance or (init is None and allocation == "size")):
         by_size = integer_weights(_add_up(_weights, split, coarse, runner)[kept])
@@ -143,15 +144,12 @@ def _share(
         weights = integer_weights(weights ** (1 - balance) * by_size**balance)
 
     def distinct(positions: Index, most: Index) -> Index:
-        bigs = kept[positions]
-        wanted = [bigs, coarse.origins[bigs], most]
-        cuts = range(COUNTED_TOGETHER, len(bigs), COUNTED_TOGETHER)
-        several = zip(*(np.split(values, cuts) for values in wanted), strict=True)
+        origins, weighted = coarse.origins[kept[positions]], coarse.weighted
         counts = [
-            task("count", _count_each, together, *some, coarse.weighted)
-            for some in several
+            task("count", _count_each, *where, origins[some], most[some], weighted)
+            for *where, some in _counted_together(bundles, positions)
         ]
-        return np.concatenate(runner.compute(*counts))
+        return np.concatenate([most[:0], *runner.compute(*counts)])
 
     shares = allocate_distinct(weights, sizes[kept], n_clusters, distinct)
     logger.debug(
@@ -159,7 +157,21 @@ def _share(
         *(len(kept), sizes[kept].min(), sizes[kept].max(), shares.min(), shares.max()),
     )
     found = {"kept": kept, "shares": shares, "total": total, "limit": limit}
-    return workspace.save("shares", of=coarse.digest, **found)
+    return workspace.save("shares", of=coarse.digest, **found), bundles
+
+
+def _counted_together(
+    bundles: list[Bundle], positions: Index
+) -> Iterator[tuple[Delayed, Index, slice]]:
+    """Cut ascending positions of big clusters into runs of one bundle, not too long.
+
+    Each with the rows there, and the groups of rows.
+    """
+    for rows, bigs, of_rows in bundles:
+        first, last = np.searchsorted(positions, (bigs[0], bigs[-1] + 1)).tolist()
+        for start in range(first, last, COUNTED_TOGETHER):
+            some = slice(start, min(start + COUNTED_TOGETHER, last))
+            yield rows, of_rows[positions[some] - bigs[0]], some
 
 
 @one_blas_thread
@@ -193,12 +205,13 @@ def _sorted(part: Rows | StoredRows, coarse: Coarse) -> Rows:
     return Rows(array, order[by_group], keys[by_group], starts, total)
 
 
-def _totals(split: list[Rows | StoredRows]) -> tuple[Index, Array, Array]:
-    """Rows of each group, the checksum of all, and their highest key."""
+def _totals(split: list[Rows | StoredRows | Head]) -> tuple[Index, Array, Array, int]:
+    """Rows of each group, the checksum of all, their highest key, bytes of one."""
     sizes: Index = np.sum([np.diff(part.starts) for part in split], axis=0)
     total = sum(part.total for part in split) % 2**64
     limit = max(part.highest for part in split)
-    return sizes, np.array(total, np.uint64), np.array(limit, np.uint64)
+    width = row_bytes(split[0].like)
+    return sizes, np.array(total, np.uint64), np.array(limit, np.uint64), width
 
 
 def _add_up(
@@ -237,13 +250,13 @@ def _weights(part: Rows | StoredRows, coarse: Coarse) -> Array:
 
 def _count_each(
     split: list[Rows | StoredRows],
-    bigs: Index,
+    groups: Index,
     origins: Array,
     most: Index,
     weighted: bool,
 ) -> Index:
     """Count distinct rows of several big clusters, each up to its `most`."""
-    wanted = zip(bigs.tolist(), origins, most.tolist(), strict=True)
+    wanted = zip(groups.tolist(), origins, most.tolist(), strict=True)
     counts = [_count_distinct(split, *one, weighted) for one in wanted]
     return np.array(counts, np.int64)
 

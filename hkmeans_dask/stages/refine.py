@@ -26,6 +26,7 @@ from hkmeans_dask.runtime.blas import one_blas_thread
 from hkmeans_dask.runtime.tasks import map_blocks, task
 from hkmeans_dask.workspace.passes import as_arrays, pass_over
 from hkmeans_dask.workspace.records import read
+from hkmeans_dask.workspace.spread import heads
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
     from hkmeans_dask.kmeans.kernels import Array
     from hkmeans_dask.runtime.execution import Runner
     from hkmeans_dask.workspace.files import InMemory, OnDisk
-    from hkmeans_dask.workspace.records import Coarse, Parts
+    from hkmeans_dask.workspace.records import Coarse
     from hkmeans_dask.workspace.rows import Rows, StoredRows
+    from hkmeans_dask.workspace.spread import Head, Parts
 
 TOLERANCE = 1e-4
 """Passes end when the last one lowered the inertia by less than this fraction."""
@@ -69,7 +71,8 @@ def begin_with(
     model : Delayed of mapping, or Record
         As from `train_fine`.
     """
-    begun = task("begin", _begin, init, coarse, parts, workspace, name)
+    told = heads(parts, workspace)
+    begun = task("begin", _begin, init, coarse, told, workspace, name)
     return runner.hold([begun], handles=workspace.on_disk)[0]
 
 
@@ -139,7 +142,7 @@ def _sums(
 def _begin(
     init: Array,
     coarse: Coarse,
-    parts: list[Rows | StoredRows],
+    parts: list[Rows | StoredRows | Head],
     workspace: InMemory | OnDisk,
     name: str,
 ) -> Arrays:

@@ -38,6 +38,7 @@ from hkmeans_dask.workspace.drawing import (
     keys_of,
     lowest,
 )
+from hkmeans_dask.workspace.spread import heads
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
@@ -46,8 +47,8 @@ if TYPE_CHECKING:
     from hkmeans_dask.kmeans.kernels import Array
     from hkmeans_dask.runtime.execution import Runner
     from hkmeans_dask.workspace.files import InMemory, OnDisk
-    from hkmeans_dask.workspace.records import Parts
     from hkmeans_dask.workspace.rows import Rows, StoredRows
+    from hkmeans_dask.workspace.spread import Parts
 
 
 def keep_training_rows(
@@ -97,7 +98,8 @@ def keep_training_rows(
         parts = _keep_lowest(features, n_rows, *where)
     else:
         parts = _keep_ranked(features, n_rows, features.weights, *where)
-    (wrong,) = runner.compute(task("check", _what_is_wrong, parts, how))
+    told = heads(parts, workspace)
+    (wrong,) = runner.compute(task("check", _what_is_wrong, told, how))
     if wrong is not None:
         raise ValueError(wrong)
     return parts

@@ -10,7 +10,7 @@ import dask.array as da
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from hkmeans_dask.kmeans.hierarchy import NO_AXES
+from hkmeans_dask.kmeans.pruning import NO_AXES
 
 ARRAYS = (
     "labels",

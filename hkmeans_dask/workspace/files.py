@@ -78,9 +78,18 @@ class Absent(Damaged):
 
 
 class InMemory:
-    """A workspace in the memory of those who compute; the scheduler keeps results."""
+    """A workspace in the memory of those who compute; the scheduler keeps results.
+
+    Parameters
+    ----------
+    spread : bool, default=False
+        Whether it is that of many processes: none is given the training rows of all.
+    """
 
     on_disk = False
+
+    def __init__(self, *, spread: bool = False) -> None:
+        self.spread = spread
 
     def find(
         self, name: str, *, verify: bool = False, of: int | None = None
@@ -189,7 +198,7 @@ class _Archive:
 class OnDisk:
     """A workspace in one folder that every worker sees, here or at a URL."""
 
-    on_disk = True
+    on_disk, spread = True, False
 
     def __init__(self, folder: Path | LocalFolder | RemoteFolder) -> None:
         self._folder = LocalFolder(folder) if isinstance(folder, Path) else folder
@@ -222,11 +231,15 @@ class OnDisk:
         """Travel unchecked: in containers process numbers are often equal."""
         return self.__dict__ | {"_checked_in": None}
 
+    def is_seen(self) -> bool:
+        """Whether its folder is seen here, by any process."""
+        return self._folder.has_nonce(self._nonce)
+
     def check(self) -> None:
         """Refuse to work in a folder that is not the client's."""
         if self._checked_in == os.getpid():
             return
-        if not self._folder.has_nonce(self._nonce):
+        if not self.is_seen():
             raise FileNotFoundError(
                 f"The workspace {self.folder} as seen by process {os.getpid()} on "
                 f"{socket.gethostname()} is not that of the client. Pass a work_dir "

@@ -44,6 +44,7 @@ from hkmeans_dask.workspace.temporary import Owner
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from hkmeans_dask.runtime.execution import Runner
     from hkmeans_dask.workspace.remote_folders import RemoteFolder
 
     Folder = LocalFolder | RemoteFolder
@@ -164,7 +165,12 @@ def labels_go_to_disk(n_labels: int, n_clusters: int) -> bool:
 
 @contextmanager
 def temporary(
-    seed: int, *, rows_bytes: int, label_bytes: int, copy_bytes: int = 0
+    seed: int,
+    *,
+    rows_bytes: int,
+    label_bytes: int,
+    copy_bytes: int = 0,
+    spread: bool = False,
 ) -> Iterator[Places]:
     """Work in memory, or on disk what would take too much of it.
 
@@ -177,19 +183,22 @@ def temporary(
         Of the labels that go to disk; 0 if they stay in memory.
     copy_bytes : int, default=0
         Of an X that has to be copied to disk, where training rows then are, too.
+    spread : bool, default=False
+        Whether training rows in memory are in that of many processes.
     """
+    in_memory = InMemory(spread=spread)
     rows_on_disk = rows_bytes > 0 or copy_bytes > 0
     labels_on_disk = label_bytes > 0
     if not rows_on_disk and not labels_on_disk:
-        yield Places(seed, InMemory(), InMemory())
+        yield Places(seed, in_memory, in_memory)
         return
     owner = _owner(copy_bytes + rows_bytes + label_bytes)
     workspace = OnDisk(Path(owner.folder))
     try:
         yield Places(
             seed,
-            workspace if rows_on_disk else InMemory(),
-            workspace if labels_on_disk else InMemory(),
+            workspace if rows_on_disk else in_memory,
+            workspace if labels_on_disk else in_memory,
             owner,
         )
     except BaseException:
@@ -198,21 +207,35 @@ def temporary(
     workspace.discard(*(n for n in workspace.names() if not n.startswith("labels-")))
 
 
+def is_shared(runner: Runner) -> bool:
+    """Ask the workers of a cluster whether they see the temporary folders made here."""
+    owner = _owned()
+    try:
+        return runner.all_say(OnDisk(Path(owner.folder)).is_seen)
+    finally:
+        owner.leave()
+
+
 def _owner(n_bytes: int) -> Owner:
+    """Own a new temporary folder; warn if that is memory, which it takes more of."""
+    owner = _owned()
+    _warn_of_memory(str(Path(owner.folder).parent), n_bytes)
+    return owner
+
+
+def _owned() -> Owner:
     """Own a new folder where dask's setting or the system has temporary ones."""
     given = dask.config.get("temporary_directory", None)
     parent = given or tempfile.gettempdir()
     try:
         Path(parent).mkdir(parents=True, exist_ok=True)
-        owner = Owner(parent)
+        return Owner(parent)
     except OSError as error:
         setting = "dask's setting temporary-directory" if given else "TMPDIR"
         raise OSError(
             f"{parent} ({setting}) should be a folder that may be written to: {error}. "
             "Choose another, or pass work_dir."
         ) from error
-    _warn_of_memory(parent, n_bytes)
-    return owner
 
 
 def _warn_of_memory(parent: str, n_bytes: int) -> None:

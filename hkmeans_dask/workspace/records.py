@@ -12,12 +12,14 @@ from hkmeans_dask.runtime.tasks import task
 from hkmeans_dask.workspace.files import Record, digest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dask.delayed import Delayed
+
     from hkmeans_dask.kmeans.hierarchy import Arrays
     from hkmeans_dask.kmeans.kernels import Array, Index
     from hkmeans_dask.runtime.execution import Runner
-
-Parts = list[Any]
-"""Training rows, part by part: `rows.Rows` or `StoredRows`, or Delayed of them."""
+    from hkmeans_dask.workspace.spread import Bundle, Parts
 
 
 def at_hand(model: Any, runner: Runner) -> Any:
@@ -91,9 +93,9 @@ class Coarse(NamedTuple):
 class Partitions(NamedTuple):
     """The training rows by big cluster."""
 
-    parts: Any
-    """All parts sorted by big cluster, Delayed: tasks gather from them what they need,
-    so that no partition waits in the memory of a worker for the task that trains."""
+    bundles: list[Bundle]
+    """What tasks gather rows of one big cluster from: all parts, or in a workspace that
+    is spread over many processes the rows of some big clusters."""
 
     groups: Index
     """(n_big_clusters,), the group of rows that each big cluster has in the parts."""
@@ -111,5 +113,12 @@ class Partitions(NamedTuple):
     """Their highest key, uint64."""
 
     source: Parts
-    """What `parts` is made of: a cluster forgets what no client refers to, and a
-    Delayed does not refer to what is nested in its arguments."""
+    """All parts sorted by big cluster, of which bundles are made: a cluster forgets
+    what no client refers to, and a Delayed does not refer to what is nested in its
+    arguments."""
+
+    def each(self) -> Iterator[tuple[Delayed, int, int]]:
+        """Give the rows that have those of a big cluster, its group, and its number."""
+        for bundle in self.bundles:
+            pairs = zip(bundle.groups.tolist(), bundle.bigs.tolist(), strict=True)
+            yield from ((bundle.rows, *pair) for pair in pairs)

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from hkmeans_dask.runtime.execution import Runner
 from hkmeans_dask.stages import coarse
 from hkmeans_dask.storage.source import reading
 from hkmeans_dask.workspace.files import InMemory
-from hkmeans_dask.workspace.rows import Rows
+from hkmeans_dask.workspace.rows import Rows, coarse_rows
 from tests.conftest import local_cluster
 
 MB = 10**6
@@ -278,7 +279,8 @@ def test_the_coarse_stage_holds_no_more_than_projected(n_points, n_dims, along):
     order, starts = np.arange(n_points), np.array([0, n_points])
     rows = Rows(points, order, order.astype(np.uint64), starts, 0)
     schedule, found = Schedule("k-means++", 1000, 10, 10), []
-    how = ([rows], 36, schedule, 0, None, False, InMemory(), "coarse")
+    most = partial(coarse_rows, 36)
+    how = ([rows], [rows], most, 36, schedule, 0, None, False, InMemory(), "coarse")
     held = peak_of(lambda: found.append(coarse._train(*how)))
     assert bool(found[0]["axes"].size) == (along and n_dims == 160)
     projected = project(sizes_like(*points.shape, 36 * 36), on_disk=False)

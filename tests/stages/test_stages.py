@@ -27,13 +27,14 @@ from hkmeans_dask.stages.label import as_array, label_features
 from hkmeans_dask.stages.partition import partition
 from hkmeans_dask.stages.sample import keep_training_rows
 from hkmeans_dask.workspace import rows as rows_module
+from hkmeans_dask.workspace import spread
 from hkmeans_dask.workspace.files import InMemory, OnDisk
 from hkmeans_dask.workspace.records import Coarse
 from hkmeans_dask.workspace.rows import Rows, gather
 from tests.strategies import FLOATS, blobs, cuts, n_distinct, nearest, quick, unread
 
 SCHEDULE = Schedule("k-means++", 1000, 10, 10)
-KINDS = ("in memory", "on disk")
+KINDS = ("in memory", "spread", "on disk")
 UNLIMITED = 2**40
 dtypes = pytest.mark.parametrize("dtype", FLOATS)
 # The fixtures below only set constants and make empty workspaces, in any example.
@@ -47,7 +48,13 @@ VALUES = rng.integers(-(2**15), 2**15, size=(97, 3)).astype(np.int16)
 def new_workspace(tmp_path):
     """Make an empty workspace of the kind that is asked for."""
     folders = (tmp_path / str(number) for number in itertools.count())
-    return lambda kind: InMemory() if kind == "in memory" else OnDisk(next(folders))
+
+    def make(kind):
+        if kind == "on disk":
+            return OnDisk(next(folders))
+        return InMemory(spread=kind == "spread")
+
+    return make
 
 
 @pytest.fixture(params=KINDS)
@@ -61,6 +68,7 @@ def cut_into_parts(monkeypatch):
     monkeypatch.setattr(sampling, "ONE_PART_BYTES", 300)
     monkeypatch.setattr(sampling, "PART_BYTES", 300)
     monkeypatch.setattr(label, "LABELS_TOGETHER", 30)
+    monkeypatch.setattr(spread, "BUNDLE_BYTES", 300)
 
 
 @pytest.fixture(params=["one part", "several parts"])
@@ -301,9 +309,11 @@ def partitioned(
 
 def rows_of(partitions):
     """Gather the rows of each big cluster."""
-    parts = partitions.parts.compute()
-    bigs = zip(partitions.groups, partitions.coarse.centers, strict=True)
-    return [rows_module.gather_partition(parts, *big)[0] for big in bigs]
+    centers = partitions.coarse.centers
+    return [
+        rows_module.gather_partition(rows.compute(), group, centers[big])[0]
+        for rows, group, big in partitions.each()
+    ]
 
 
 @dtypes
@@ -384,6 +394,7 @@ def test_a_part_without_rows_of_a_big_cluster_is_no_trouble(place):
 def test_too_large_partitions_keep_their_rows_of_lowest_rank(place, monkeypatch):
     monkeypatch.setattr(rows_module, "PARTITION_BYTES", 50 * 8)
     monkeypatch.setattr(partition_stage, "PARTITION_BYTES", 50 * 8)
+    monkeypatch.setattr(spread, "PARTITION_BYTES", 50 * 8)
     points = np.arange(300.0)[:, None]
     order = np.random.default_rng(0).permutation(300)
     coarse = Coarse(np.zeros(1), np.array([[-1e3], [150.0]]))
@@ -592,10 +603,11 @@ def test_all_stages_give_the_same_bits_in_memory_and_on_disk(
     new_workspace, chunks, init, dtype
 ):
     X = noise(dtype)
-    memory, disk = (
+    memory, spread, disk = (
         run_all(X, new_workspace(kind), chunks=chunks, init=init) for kind in KINDS
     )
     assert same_bits(memory, disk)
+    assert same_bits(memory, spread)
 
 
 @pytest.mark.usefixtures("several")
