@@ -18,7 +18,8 @@ from sklearn.utils import check_random_state
 from hkmeans_dask.inputs.fit_key import identify, is_known
 from hkmeans_dask.kmeans.finite import not_squared
 from hkmeans_dask.kmeans.hierarchy import Hierarchy
-from hkmeans_dask.planning.job import check_memory, choose, sizes_of, whole_chunks
+from hkmeans_dask.planning.job import sizes_of, whole_chunks
+from hkmeans_dask.planning.where import check_where, choose
 from hkmeans_dask.runtime.progress import phase
 from hkmeans_dask.stages.beyond import look_beyond
 from hkmeans_dask.stages.coarse import train_coarse
@@ -41,8 +42,9 @@ from hkmeans_dask.workspace.rows import RAW
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from hkmeans_dask.planning.job import Job, Where
+    from hkmeans_dask.planning.job import Job
     from hkmeans_dask.planning.sizes import Sizes
+    from hkmeans_dask.planning.where import Where
     from hkmeans_dask.stages.label import Labels
     from hkmeans_dask.workspace.places import Places
     from hkmeans_dask.workspace.spread import Parts
@@ -72,6 +74,9 @@ def fitted(
                 return places, *run_stages(job, places, seconds)
             except Outdated:
                 outdate(places)
+            except BaseException:
+                job.runner.let_go()
+                raise
 
 
 def workspaces(
@@ -85,12 +90,12 @@ def workspaces(
 
     Raises
     ------
-    MemoryError
-        See `check_memory`.
+    MemoryError, FileNotFoundError
+        See `check_where`.
     """
     work_dir, sizes = parameters["work_dir"], sizes_of(job)
     where = choose(job, sizes, work_dir)
-    check_memory(job.runner, where.projected)
+    check_where(job, sizes, where)
     _log_decisions(job, sizes, where)
     if work_dir is not None:
         identity = identify(X, job.features, parameters, seed) | described

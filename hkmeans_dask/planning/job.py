@@ -1,10 +1,9 @@
-"""What a fit is to do, where its rows go, and whether memory holds it."""
+"""What a fit is to do, and whether memory holds it."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,22 +12,14 @@ from hkmeans_dask.kmeans.minibatch import Schedule
 from hkmeans_dask.planning import memory
 from hkmeans_dask.planning.reducing import project_transform
 from hkmeans_dask.planning.sizes import Sizes
-from hkmeans_dask.remote.patience import is_remote
 from hkmeans_dask.runtime.execution import TASK_BYTES, Runner
 from hkmeans_dask.runtime.limits import available_memory
 from hkmeans_dask.stages.copy import feature_cuts
-from hkmeans_dask.workspace.places import is_shared, labels_go_to_disk
 
 if TYPE_CHECKING:
     from hkmeans_dask.inputs.arrays import Features
     from hkmeans_dask.kmeans.kernels import Array
     from hkmeans_dask.planning.memory import Projection
-
-
-SHARE = "Pass a work_dir that client and workers share, a folder or a URL of a bucket"
-
-CLIENT_LABEL = 16
-"""Bytes of a label where those of a lazy X come to the client, at most."""
 
 
 @dataclass(frozen=True)
@@ -141,90 +132,6 @@ def sizes_of(job: Job) -> Sizes:
         n_trainable=features.n_trainable if job.schedule.weighted else 0,
         exclude=job.exclude,
     )
-
-
-class Where(NamedTuple):
-    """Where a fit has its intermediate results, and what its tasks then take."""
-
-    rows_on_disk: bool
-    """Training rows, and a copy of X; else they are in memory."""
-
-    labels_on_disk: bool
-    n_sharing: int
-    """Workers that have the training rows in their memory together; 0 if one of them,
-    or this process, may have them all."""
-
-    projected: Projection
-
-    @property
-    def of_rows(self) -> str:
-        """Tell where training rows are."""
-        if self.n_sharing:
-            return f"in the memory of {self.n_sharing} workers"
-        return "in files" if self.rows_on_disk else "in memory"
-
-
-def choose(job: Job, sizes: Sizes, work_dir: Any) -> Where:
-    """Choose where rows and labels are, by the memory and folders of who computes.
-
-    Raises
-    ------
-    MemoryError, FileNotFoundError
-        If there is no place for them.
-    """
-    durable = work_dir is not None
-    rows = rows_go_to_disk(job, sizes, durable=durable)
-    many = labels_go_to_disk(sizes.n_features, sizes.n_clusters)
-    labels = durable or (many and not job.features.in_memory)
-    remote = is_remote(os.fsdecode(work_dir or ""))
-    projected = memory.project(sizes, on_disk=rows, remote=remote)
-    n_workers = len(job.runner.workers())
-    needs_files = (rows or labels) and not durable
-    if not (needs_files and n_workers) or is_shared(job.runner):
-        return Where(rows, labels, 0, projected)
-    n_sharing = n_workers if rows else 0
-    projected = memory.project(sizes, on_disk=False, n_sharing=n_sharing)
-    _check_shared(job, sizes, projected._replace(remedy=SHARE), n_workers, many=labels)
-    return Where(False, False, n_sharing, projected)
-
-
-def rows_go_to_disk(job: Job, sizes: Sizes, *, durable: bool) -> bool:
-    """Choose whether training rows are in files, if all who compute see these."""
-    if durable or sizes.copy_bytes or not sizes.rows:
-        return durable or sizes.copy_bytes > 0
-    if not job.runner.client:
-        return bool(sizes.rows > available_memory() // 4)
-    in_memory = memory.project(sizes, on_disk=False)
-    return sizes.rows > memory.CLUSTER_ROWS or not _fits(job.runner, in_memory)
-
-
-def _fits(runner: Runner, projected: Projection) -> bool:
-    """Whether each worker can hold what it may have to."""
-    return all(
-        projected.peak(n_threads) <= memory.usable(limit)
-        for limit, n_threads in runner.workers()
-        if limit
-    )
-
-
-def _check_shared(
-    job: Job, sizes: Sizes, projected: Projection, n_workers: int, *, many: bool
-) -> None:
-    """Refuse a fit without files that workers and client cannot hold."""
-    if sizes.copy_bytes:
-        raise FileNotFoundError(
-            "X is chunked along samples, so a fit copies it to files first, but the "
-            f"{n_workers} workers do not share the client's temporary folder. {SHARE}, "
-            "or rechunk X to whole features."
-        )
-    n_bytes, free = CLIENT_LABEL * sizes.n_features * many, available_memory()
-    if n_bytes > free:
-        raise MemoryError(
-            f"{sizes.n_features} labels take up to {n_bytes >> 20} MiB in this "
-            f"process, which has {free >> 20} MiB, where workers do not share its "
-            f"temporary folder. {SHARE}."
-        )
-    check_memory(job.runner, projected)
 
 
 def check_transform(features: Features, n_clusters: int) -> Runner | None:

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 from hkmeans_dask.kmeans import minibatch
 from hkmeans_dask.kmeans.sampling import count_parts
 from hkmeans_dask.kmeans.sums import FAN_IN
-from hkmeans_dask.planning.job import choose, sizes_of, whole_chunks
+from hkmeans_dask.planning.job import sizes_of, whole_chunks
 from hkmeans_dask.planning.reducing import project_transform
+from hkmeans_dask.planning.where import choose
 from hkmeans_dask.stages.beyond import MOST_PASSES
 from hkmeans_dask.stages.label import group_blocks
 from hkmeans_dask.stages.partition import COUNTED_TOGETHER
+from hkmeans_dask.workspace.rows import PARTITION_BYTES
+from hkmeans_dask.workspace.spread import most_bundles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,8 +56,15 @@ class Plan:
     peaks: dict[str, int]
     """Projected peak of one task of each stage, in bytes above an idle process."""
 
+    rows_place: str
+    """Where training rows are, and why where workers have them together."""
+
+    labels_place: str
+    """Where labels are."""
+
     held_bytes: int
-    """Training rows that stay in memory besides; one worker may hold all of them."""
+    """Training rows that stay in the memory of a process besides, at most: one worker
+    may hold all of them, or together they have them twice, each its share."""
 
     process_bytes: int
     """Projected peak of a worker (one thread), or of this process where no cluster
@@ -88,6 +98,8 @@ class Plan:
         for stage in self.tasks:
             peak = size(self.peaks[stage])
             yield f"tasks, {stage}", f"{self.tasks[stage]}, up to {peak} each"
+        yield "training rows", self.rows_place
+        yield "labels", self.labels_place
         yield "training rows in memory", size(self.held_bytes)
         threads = f"{self.n_threads} thread(s), above an idle one"
         yield "peak of a process", f"{size(self.process_bytes)} ({threads})"
@@ -147,6 +159,9 @@ def plan_fit(job: Job, as_chunked: Features, stored_bytes: int, work_dir: Any) -
     transform = project_transform(as_chunked, job.n_clusters, n_workers)
     n_reads = 2 + sizes.refine
     tasks = _tasks(sizes, chunks, job.allocation == "inertia", files)
+    if where.n_sharing:
+        more = _tasks_of_sharing(sizes, given=job.init is not None)
+        tasks = {stage: n + more.get(stage, 0) for stage, n in tasks.items()}
     if copied:
         tasks = {"copy": features.blocks.npartitions, **tasks}
     return Plan(
@@ -156,6 +171,8 @@ def plan_fit(job: Job, as_chunked: Features, stored_bytes: int, work_dir: Any) -
         output_bytes=_model(sizes) + 4 * sizes.n_features,
         tasks=tasks,
         peaks=projected.tasks,
+        rows_place=where.of_rows,
+        labels_place=where.of_labels,
         held_bytes=projected.held,
         process_bytes=projected.peak(n_threads),
         n_threads=n_threads,
@@ -185,12 +202,31 @@ def _tasks(
         tasks["even"] = n_parts + 2
     if sizes.beyond:
         each = n_parts + _merges(n_parts) + 2 + files[0]
-        tasks["rows"] = 2 + MOST_PASSES * each
+        tasks["rows"] = 3 + MOST_PASSES * each
     if sizes.refine:
         merges = _merges(len(chunks))
         tasks["refine"] = 2 + sizes.refine * (len(chunks) + merges + 2 + files[0])
     # The model read from its file; its checksum, and what adds up the files of labels.
     return tasks | {"label": len(chunks) + n_groups + files[0] + 2 * files[1]}
+
+
+def _tasks_of_sharing(sizes: Sizes, *, given: bool) -> dict[str, int]:
+    """Count what is asked of each part where no task gets all of them, at most.
+
+    What is told of a part in the stages that ask for that; sketches, limits and cuts;
+    lists of what was cut.
+    """
+    n_parts, n_bytes = sizes.n_parts, sizes.n_rows * sizes.kept_row
+    n_bundles = most_bundles(sizes.n_big, n_bytes)
+    n_large = n_bytes // PARTITION_BYTES
+    cut = n_bundles * (n_parts + 1) + n_large * (n_parts + 1)
+    return {
+        "sample": n_parts,
+        "coarse": 3 * n_parts + 1,
+        "partition": n_parts + cut + n_bundles,
+        "rows": n_parts + n_bundles,
+        "refine": n_parts * given,
+    }
 
 
 def _tasks_of_ranges(sizes: Sizes) -> int:

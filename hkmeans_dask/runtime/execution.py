@@ -20,7 +20,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import dask
 import dask.array as da
@@ -80,6 +80,8 @@ class Runner:
         self._most_threads: int | None = None
         self._imports: list[Any] = []
         """Futures, to be forgotten with this: workers may be gone before they begin."""
+        self._held: list[ref[Any]] = []
+        """Futures of what is held on a cluster; several may be of one key."""
         self.sent_bytes = 0
         """Bytes that a graph has to carry: tasks of blocks, weights of features."""
 
@@ -162,15 +164,23 @@ class Runner:
         if handles:
             return list(self.compute(*tasks, count=count, rounds=rounds))
         if self.client:
-            from distributed import wait
+            from distributed import futures_of, wait
 
             with self._sending(), progress.counted(count, self.client, rounds):
                 held = self.client.persist(tasks, retries=RETRIES)
+                self._held += map(ref, futures_of(held))
                 with _thread_left():
                     wait(held)  # or what they need could be released before it is known
             return list(held)
         with self._threads(), progress.counted(count, None, rounds):
             return list(dask.base.persist(*tasks, scheduler=self.get))
+
+    def let_go(self) -> None:
+        """Let a cluster forget what is held: a traceback may refer to it for long."""
+        known = (known() for known in self._held)
+        for future in (*self._imports, *known):
+            if future is not None:
+                future.release()
 
     @property
     def n_threads(self) -> int:

@@ -157,7 +157,7 @@ def bundled(
 
 def _neighbours(n_bytes: Index) -> list[Index]:
     """Put neighbours together up to the bytes of a bundle."""
-    most = min(PARTITION_BYTES, max(BUNDLE_BYTES, int(n_bytes.sum()) // MOST_BUNDLES))
+    most = _bundle_bytes(int(n_bytes.sum()))
     cuts, filled = [], 0
     for number, size in enumerate(n_bytes.tolist()):
         if filled and filled + size > most:
@@ -165,6 +165,15 @@ def _neighbours(n_bytes: Index) -> list[Index]:
             filled = 0
         filled += size
     return np.split(np.arange(len(n_bytes)), cuts)
+
+
+def _bundle_bytes(n_bytes: int) -> int:
+    return min(PARTITION_BYTES, max(BUNDLE_BYTES, n_bytes // MOST_BUNDLES))
+
+
+def most_bundles(n_big: int, n_bytes: int) -> int:
+    """Count bundles of so many bytes, at most: two neighbours do not fit into one."""
+    return min(n_big, 2 * n_bytes // _bundle_bytes(n_bytes) + 1)
 
 
 def _limit(parts: Parts, group: int, most: Callable[[int], int] | int) -> Delayed:

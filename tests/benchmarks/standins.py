@@ -90,7 +90,7 @@ def _rows(workspace: Any, name: str, starts: Any, like: Any) -> StoredRows:
     return StoredRows(workspace, name, starts, cuts, checksums, like, 0, 1)
 
 
-def _coarse(parts: list[StoredRows], n_big: int, *how: Any) -> Any:
+def _coarse(parts: Any, _: Any, most: Any, n_big: int, *how: Any) -> Any:
     workspace, like = how[-2], parts[0].like
     centers = np.random.default_rng(0).random((n_big, like.shape[1]), np.float32)
     found = {"offset": centers[0], "centers": centers, "spread": np.array(1.0)}
