@@ -11,9 +11,9 @@ two coordinates more gives for all centers::
 The distance to the center of highest bound is measured, then those to all centers whose
 bounds do not rule them out: nearly none where the axes hold what tells centers apart.
 Distances are of differences in all dimensions, so the nearest center is that of the
-point alone, whichever the axes; ties go to the lowest index. The idea is that of
-partial distances and of projections that bound distances (Cheng, Gersho, Ramamurthi,
-Shoham: *Fast search algorithms for vector quantization and pattern matching*, 1984).
+point alone, whichever the axes; ties go to the lowest index. With one axis, the mean
+of a vector, it is the equal-average equal-variance search (Lee, Chen: *Fast closest
+codeword search algorithms for vector quantisation*, 1994).
 """
 
 from __future__ import annotations
