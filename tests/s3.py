@@ -1,11 +1,15 @@
 """An S3 server on loopback whose answers tests may spoil, and whose requests they see.
 
 It listens in threads of this process; workers and commands find it by the environment.
+``python -m tests.s3 HOST LOG`` is one of its own, whose requests are lines of a file.
 """
 
 import gc
+import re
 import socket
+import sys
 import threading
+import time
 import uuid
 from contextlib import contextmanager
 
@@ -77,13 +81,16 @@ class Server:
     def _answer(self, environment, start):
         request = environment["REQUEST_METHOD"], environment["PATH_INFO"]
         with self._lock:
-            self.requests.append(request)
+            self._note(*request)
             kind = self._kind_of_trouble(*request)
         if kind is None:
             # Who sends no signature is let in all the same: plain http.
             environment.setdefault("HTTP_AUTHORIZATION", "AWS test:test")
             return self._app(environment, start)
         return TROUBLE[kind](environment, start)
+
+    def _note(self, *request):
+        self.requests.append(request)
 
     def _kind_of_trouble(self, method, path):
         for trouble in self._trouble:
@@ -158,3 +165,51 @@ def running():
             server.close()
             s3fs.S3FileSystem.clear_instance_cache()
             gc.collect()  # sessions that complain when they go, while that is heard
+
+
+class _Logging(Server):
+    """A server that writes when each request came, its method and its path.
+
+    Ranges are read from the files that hold objects: moto reads all of one, each time.
+    """
+
+    def __init__(self, host, log):
+        self._log = log
+        super().__init__()
+        print(self.listen(host), file=log)
+
+    def _note(self, method, path):
+        print(time.time(), method, path, file=self._log)
+
+    def _answer(self, environment, start):
+        method, path = environment["REQUEST_METHOD"], environment["PATH_INFO"]
+        span = re.fullmatch(r"bytes=(\d+)-(\d*)", environment.get("HTTP_RANGE", ""))
+        found = _object(*path[1:].split("/", 1)) if span and method == "GET" else None
+        if found is None or int(span[1]) >= found.size:
+            return super()._answer(environment, start)
+        self._note(method, path)
+        first, last = int(span[1]), min(int(span[2] or found.size), found.size - 1)
+        with found.lock:
+            found._value_buffer.seek(first)
+            content = found._value_buffer.read(last + 1 - first)
+        told = {
+            "Content-Length": str(len(content)),
+            "Content-Range": f"bytes {first}-{last}/{found.size}",
+            "ETag": found.etag,
+        }
+        start("206 Partial Content", list(told.items()))
+        return [content]
+
+
+def _object(bucket, key):
+    """Find what moto holds, if it is there."""
+    from moto.s3.models import s3_backends
+
+    (backend,) = s3_backends["123456789012"].values()
+    return backend.get_object(bucket, key) if bucket in backend.buckets else None
+
+
+if __name__ == "__main__":
+    with open(sys.argv[2], "w", buffering=1) as log:
+        server = _Logging(sys.argv[1], log)
+        threading.Event().wait()

@@ -81,7 +81,8 @@ def main(
     """Measure ours and its peers on the benchmarks NAMES (default: most of them).
 
     "kinds" are those of data in memory, real and simulated, of all kinds. Instead of
-    names, "simulate" runs graphs of fits too large for a machine: "simulate --help".
+    names, "simulate" runs graphs of fits too large for a machine: "simulate --help",
+    and "hosts" a fit on hosts that share nothing but an S3 server.
     """
     where = environment()
     click.echo(", ".join(f"{key}: {value}" for key, value in where.items()))
@@ -168,4 +169,8 @@ def _measure(
 if __name__ == "__main__":
     if sys.argv[1:2] == ["simulate"]:
         simulate.main(sys.argv[2:])
+    if sys.argv[1:2] == ["hosts"]:
+        from tests.benchmarks import hosts  # what it needs may not be installed
+
+        hosts.main(sys.argv[2:])
     main()
