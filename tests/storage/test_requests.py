@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import zarr
+from distributed import Client
 
 from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.cli.commands import main
@@ -72,6 +73,15 @@ def test_a_fit_on_workers_gets_each_chunk_twice(
     counts = of_chunks(found)
     assert counts["GET"] == 2 * N_CHUNKS
     assert counts["HEAD"] <= 2  # each worker looks for one
+
+
+def test_an_array_that_is_given_is_read_so_too(server, bucket, scheduler):
+    array = zarr.open_array(put(bucket, **KINDS["chunks"]), mode="r")
+    with Client(scheduler):
+        found = asked(server, lambda: HierarchicalKMeans(9).fit(array))
+    counts = of_chunks(found)
+    assert counts["GET"] == 2 * N_CHUNKS
+    assert counts["HEAD"] <= 2
 
 
 COMMANDS = {
