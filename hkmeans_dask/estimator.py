@@ -130,7 +130,7 @@ class HierarchicalKMeans(
         or Zarr in a store that tells sizes and times); of another X it is labelled
         again, and fitted anew, with a warning, if it has changed. By default results
         are in memory, or where that is too small in dask's temporary directory until
-        the fit ends.
+        the fit ends, or where workers do not see that in the memory of all of them.
     nested : bool, default=True
         True: a feature is compared with the small clusters of its big one alone, as in
         nilearn. False: with all small clusters, and the centers first move to the

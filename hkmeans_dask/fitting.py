@@ -231,7 +231,6 @@ def _train(
         shares = (job.n_clusters, job.allocation, init)
         balance = job.schedule.balance
         partitions = partition(parts, coarse, *shares, workspace, runner, balance)
-    del parts  # or a cluster would keep them beside what was made of them
     with phase("fine", seconds):
         how = (job.schedule, seed, init, workspace, runner)
         model = train_fine(partitions, *how, "fine" if job.beyond else name)

@@ -68,6 +68,7 @@ def partition(
     Parameters
     ----------
     parts : list of training rows
+        Used up: a cluster would keep them beside what is made of them.
     coarse : Coarse
     n_clusters : int
     allocation : {'size', 'inertia'}
@@ -84,6 +85,7 @@ def partition(
     partitions : Partitions
     """
     split = _split_all(parts, coarse, workspace, runner)
+    parts.clear()
     shared = workspace.find("shares", of=coarse.digest)
     if shared is None:
         how = (n_clusters, allocation, balance, init)
