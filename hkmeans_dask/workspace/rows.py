@@ -1,10 +1,8 @@
 """Training rows in groups, in memory or in a file, and how they are gathered.
 
-In memory rows are an array and an order; nothing is copied. Features that have weights
-have them in the last column of their rows: they are kept, checked and sorted with them,
-and split off where the rows are used. In a file they are cut into
-*pieces*, and a group is read from its own pieces only. The file is nothing but their
-bytes, keys first; a record beside it tells how they are cut, and their checksums::
+In memory rows are an array and an order; nothing is copied. Weights of features are the
+last column of their rows, split off where rows are used. A file is cut into *pieces*: a
+group is read from its own. It has their bytes, keys first; a record tells the rest::
 
     name.npz   starts, cuts, checksums, ...
     name.raw   the keys of piece 0, of piece 1, ...; then the rows of piece 0, ...
@@ -375,8 +373,7 @@ def _joined(parts: Sequence[Any], group: int, limit: int) -> Array:
     pairs = list(zip(parts, spans, strict=True))
     order = np.concatenate([part.order[span] for part, span in pairs])
     keys = np.concatenate([part.keys[span] for part, span in pairs])
-    starts = np.array([0, len(keys)])
-    return Rows(parts[0].array, order, keys, starts, 0).take(0, limit)
+    return Rows(parts[0].array, order, keys, np.array([0, len(keys)]), 0).take(0, limit)
 
 
 def row_bytes(rows: Array) -> int:
