@@ -122,6 +122,7 @@ def hosts(
             stack.callback(_ip, "netns", "del", space)
             far = ("peer", "name", "eth0", "netns", space)
             _ip("link", "add", wire, "type", "veth", *far)
+            stack.callback(_ip, "link", "del", wire)  # with a space it goes late
             _ip("link", "set", wire, "master", bridge, "up")
             _ip("-n", space, "addr", "add", f"{net}.{number}/24", "dev", "eth0")
             for device in ("eth0", "lo"):
