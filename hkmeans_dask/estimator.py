@@ -163,7 +163,8 @@ class HierarchicalKMeans(
         for features left out.
         For lazy X a dask array that is already computed: it outlives the cluster. More
         than 4 million labels (2 million above 65,535 clusters) are in files, of
-        `work_dir` or of a temporary folder that lives as long as the array.
+        `work_dir` or of a temporary folder that lives as long as the array; in memory
+        if the workers of a cluster do not see such a folder.
     sizes_ : ndarray of shape (n_clusters_,), int64
         Features in each cluster.
     cluster_centers_ : ndarray of shape (n_clusters_, n_samples)

@@ -25,6 +25,9 @@ KEYS_AT_ONCE = 2**20
 HIGHEST = 2**64 - 1
 """Key, at most."""
 
+FINENESS = 8
+"""Where rows are asked of each part by a limit, one more comes to so many, at most."""
+
 ONE_PART_BYTES = 64 * 2**20
 """Bytes of training rows that stay one part."""
 

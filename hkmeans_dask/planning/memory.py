@@ -33,12 +33,11 @@ from hkmeans_dask.kmeans import axes
 from hkmeans_dask.kmeans.balance import NEAREST, points_needed
 from hkmeans_dask.kmeans.kernels import TILE_BYTES, tile_height
 from hkmeans_dask.kmeans.minibatch import FEW_MOVED
-from hkmeans_dask.kmeans.sampling import KEYS_AT_ONCE, count_parts
+from hkmeans_dask.kmeans.sampling import FINENESS, KEYS_AT_ONCE, count_parts
 from hkmeans_dask.kmeans.seeding import MOST_AMONG
 from hkmeans_dask.kmeans.sums import FAN_IN, SUM_DIMS, sum_height
 from hkmeans_dask.planning.sizes import LABEL, Sizes
 from hkmeans_dask.workspace.rows import (
-    FINENESS,
     PARTITION_BYTES,
     PIECE_BYTES,
     ROWS_TOGETHER,

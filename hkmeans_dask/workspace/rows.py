@@ -58,9 +58,6 @@ TRIED_ROWS = 2048
 MOVED_ROWS = 1024
 """Rows that move at once where weights are split off."""
 
-FINENESS = 8
-"""Where rows are asked of each part by a limit, one more comes to so many, at most."""
-
 KEY = np.dtype(np.uint64)
 
 

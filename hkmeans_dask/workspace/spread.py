@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hkmeans_dask.kmeans.finite import Bad
-from hkmeans_dask.kmeans.sampling import HIGHEST
+from hkmeans_dask.kmeans.sampling import FINENESS, HIGHEST
 from hkmeans_dask.runtime.tasks import names, task, tasks
-from hkmeans_dask.workspace.rows import FINENESS, PARTITION_BYTES, Rows, row_bytes
+from hkmeans_dask.workspace.rows import PARTITION_BYTES, Rows, row_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

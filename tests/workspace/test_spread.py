@@ -126,9 +126,11 @@ def fit_and_look(parameters):
     rng = np.random.default_rng(0)
     values = rng.normal(size=(20_000, 8)).astype("f4")
     values[::2] += 50 * rng.integers(0, 20, size=(10_000, 1))
+    weights = parameters.get("feature_weight")
+    others = {name: parameters[name] for name in parameters.keys() - {"feature_weight"}}
     with Given() as seen:
-        model = HierarchicalKMeans(49, max_features_per_cluster=None, **parameters)
-        model.fit(da.from_array(values, (500, 8)))
+        model = HierarchicalKMeans(49, max_features_per_cluster=None, **others)
+        model.fit(da.from_array(values, (500, 8)), feature_weight=weights)
     del seen.most["labels"]  # no rows: labels of blocks, and their distances
     return model, seen.most
 
@@ -142,8 +144,9 @@ def fit_and_look(parameters):
         {"refine": 1, "init": np.random.default_rng(1).normal(size=(49, 8))},
         pytest.param({"balance": 0.5, "nested": False}, marks=pytest.mark.slow),
         {"missing": "exclude", "allocation": "inertia"},
+        {"feature_weight": np.random.default_rng(2).uniform(0, 3, size=20_000)},
     ],
-    ids=["default", "not nested", "given", "balanced", "excluding"],
+    ids=["default", "not nested", "given", "balanced", "excluding", "weighted"],
 )
 def test_no_task_gets_more_than_a_part_or_a_partition(parameters, request):
     expected, together = fit_and_look(parameters)
