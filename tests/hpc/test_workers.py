@@ -4,6 +4,7 @@ import os
 import signal
 from contextlib import contextmanager
 
+import dask
 import psutil
 import pytest
 from dask_jobqueue import SLURMCluster
@@ -11,27 +12,37 @@ from distributed import Client
 
 from tests.hpc import slurm
 from tests.hpc.waiting import at_it, first_at, until
-from tests.processes import LEFT, PATIENCE, PHASES, bits, fit, left
+from tests.processes import LEFT, PHASES, bits, fit, left
 
 pytestmark = pytest.mark.hpc
 
 
 @contextmanager
-def jobs(name, folder, *, walltime="00:10:00", extra=(), least=2):
-    """Let SLURM run two workers, and others when they end."""
-    with SLURMCluster(
-        cores=1,
-        memory="1GB",
-        walltime=walltime,
-        interface="lo",
-        log_directory=str(folder / "logs"),
-        local_directory=str(folder),
-        job_extra_directives=[f"--job-name={name}"],
-        worker_extra_args=list(extra),
-        scheduler_options={"dashboard_address": "127.0.0.1:0"},
-    ) as cluster:
-        cluster.adapt(minimum_jobs=least, maximum_jobs=2, interval="100ms")
+def jobs(name, folder, *, walltime="00:10:00", extra=()):
+    """Let SLURM run workers."""
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}),
+        SLURMCluster(
+            cores=1,
+            memory="1GB",
+            walltime=walltime,
+            interface="lo",
+            log_directory=str(folder / "logs"),
+            local_directory=str(folder),
+            job_extra_directives=[f"--job-name={name}"],
+            worker_extra_args=list(extra),
+            scheduler_options={"dashboard_address": "127.0.0.1:0"},
+        ) as cluster,
+    ):
         yield cluster
+
+
+def has_two(cluster):
+    """Whether there are two workers; let SLURM run what lacks."""
+    if len(cluster.scheduler.workers) == 2:
+        return True
+    cluster.scale(jobs=2)  # dask_jobqueue looks only then what has ended
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +54,8 @@ def cluster(job_name, tmp_path_factory):
 
 def pids(cluster):
     """Wait for two workers; give their processes by address."""
+    until(lambda: has_two(cluster))
     with Client(cluster) as client:
-        client.wait_for_workers(2, timeout=PATIENCE)
         return client.run(os.getpid)
 
 
@@ -75,6 +86,12 @@ def ended(job):
     return until(lambda: (now := slurm.state(job)) not in going and now)
 
 
+def waited(command, cluster):
+    """Wait for the end of a command, while workers that end are followed by others."""
+    command.until(lambda: has_two(cluster) and None)
+    return command.wait()
+
+
 @pytest.mark.parametrize("end", [cancel, kill])
 @pytest.mark.parametrize("stage", PHASES)
 def test_a_worker_that_is_ended_costs_no_bit(
@@ -101,7 +118,7 @@ def test_a_worker_whose_walltime_ends_costs_no_bit(
         worker = command.until(lambda: stopped_in("fine", cluster, there))
         job = cluster.workers[worker.name].job_id
         assert ended(job) == "TIMEOUT"
-        assert command.wait() == 0, command.said()
+        assert waited(command, cluster) == 0, command.said()
     assert bits(tmp_path / "model") == whole.bits
     note(f"job {job}: TIMEOUT in fine")
 
@@ -121,12 +138,12 @@ def test_workers_whose_lifetime_ends_cost_no_bit(
         pids(cluster)
         where = ("--scheduler", cluster.scheduler_address)
         command = start("fit", source, tmp_path / "model", "-k", 400, *where)
-        command.until(lambda: first_at(cluster.scheduler, stage))
+        command.until(lambda: has_two(cluster) and first_at(cluster.scheduler, stage))
         os.kill(command.pid, signal.SIGSTOP)
         known = {name: cluster.workers[name].job_id for name in present(cluster)}
         until(lambda: not known.keys() & present(cluster))
         os.kill(command.pid, signal.SIGCONT)
-        assert command.wait() == 0, command.said()
+        assert waited(command, cluster) == 0, command.said()
     assert bits(tmp_path / "model") == whole.bits
     told = ", ".join(f"{job}: {slurm.state(job)}" for job in known.values())
     note(f"jobs {told} in {stage}")
@@ -137,7 +154,8 @@ def test_two_clients_share_workers_that_come_and_go(
 ):
     """At the same fit, in the same `work_dir`."""
     one, other = tmp_path / "one", tmp_path / "other"
-    with jobs(job_name, tmp_path, least=0) as cluster:
+    with jobs(job_name, tmp_path) as cluster:
+        cluster.adapt(minimum_jobs=0, maximum_jobs=2, interval="100ms")
         assert not cluster.scheduler.workers
         where = ("--scheduler", cluster.scheduler_address, "--work-dir", one / "work")
         running = [start(*fit(source, place, *where)) for place in (one, other)]
