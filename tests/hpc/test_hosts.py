@@ -25,6 +25,7 @@ def test_a_worker_that_is_cut_off_for_a_while_costs_no_bit(
 ):
     command = client(*in_memory(source, tmp_path))
     away = command.until(lambda: first_at(cluster.scheduler, stage))
+    assert away, command.said()
     (host,) = (host for host in two if host.address == away.host)
     host.cut_off()
     begin = time.monotonic()
@@ -42,6 +43,7 @@ def test_a_worker_that_is_cut_off_for_good_costs_no_bit(
 ):
     command = client(*in_memory(source, tmp_path))
     away = command.until(lambda: first_at(cluster.scheduler, stage))
+    assert away, command.said()
     (host,) = (host for host in two if host.address == away.host)
     host.cut_off()
     assert command.wait() == 0, command.said()

@@ -94,6 +94,7 @@ def test_a_host_that_loses_the_store_too_costs_no_bit(
     begin = len(server.requests)
     command = client(*fit(bucket))
     away = command.until(lambda: first_at(cluster.scheduler, "sample"))
+    assert away, command.said()
     (host,) = (host for host in network if host.address == away.host)
     host.cut_off()
     assert command.wait() == 0, command.said()

@@ -100,6 +100,7 @@ def test_a_worker_that_is_ended_costs_no_bit(
     there = pids(cluster)
     command = start(*fit(source, tmp_path, "--scheduler", cluster.scheduler_address))
     worker = command.until(lambda: stopped_in(stage, cluster, there))
+    assert worker, command.said()
     job = cluster.workers[worker.name].job_id
     end(job, there[worker.address])
     assert command.wait() == 0, command.said()
@@ -116,9 +117,10 @@ def test_a_worker_whose_walltime_ends_costs_no_bit(
         where = ("--scheduler", cluster.scheduler_address)
         command = start(*fit(source, tmp_path, *where))
         worker = command.until(lambda: stopped_in("fine", cluster, there))
+        assert worker, command.said()
         job = cluster.workers[worker.name].job_id
         assert ended(job) == "TIMEOUT"
-        assert waited(command, cluster) == 0, command.said()
+        assert waited(command, cluster) == 0, command.complaints()
     assert bits(tmp_path / "model") == whole.bits
     note(f"job {job}: TIMEOUT in fine")
 
@@ -133,7 +135,7 @@ def test_workers_whose_lifetime_ends_cost_no_bit(
     stage, job_name, start, source, whole, tmp_path, note
 ):
     """All that were there when a stage began, while the client waits."""
-    extra = ["--lifetime", "12s", "--lifetime-stagger", "2s"]
+    extra = ["--lifetime", "20s", "--lifetime-stagger", "2s"]
     with jobs(job_name, tmp_path, extra=extra) as cluster:
         pids(cluster)
         where = ("--scheduler", cluster.scheduler_address)
@@ -143,7 +145,7 @@ def test_workers_whose_lifetime_ends_cost_no_bit(
         known = {name: cluster.workers[name].job_id for name in present(cluster)}
         until(lambda: not known.keys() & present(cluster))
         os.kill(command.pid, signal.SIGCONT)
-        assert waited(command, cluster) == 0, command.said()
+        assert waited(command, cluster) == 0, command.complaints()
     assert bits(tmp_path / "model") == whole.bits
     told = ", ".join(f"{job}: {slurm.state(job)}" for job in known.values())
     note(f"jobs {told} in {stage}")
