@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import dask.array as da
 import numpy as np
@@ -17,6 +18,7 @@ from tests.benchmarks.catalogue import BENCHMARKS, KINDS, Method, small
 from tests.benchmarks.data import blobs_zarr, fmri, patches
 from tests.benchmarks.front import draw_all, front, overview
 from tests.benchmarks.front import main as draw
+from tests.benchmarks.job import OURS
 from tests.benchmarks.judge import judge
 from tests.benchmarks.measure import Round
 from tests.benchmarks.run import run, written
@@ -65,10 +67,27 @@ def test_who_is_on_the_front():
     assert front(found) == ["b", "a", "e"]
 
 
+def test_a_peer_that_fails_is_left_out(tmp_path, capsys):
+    def fail(job):
+        raise RuntimeError("too few points")
+
+    full = BENCHMARKS["bold_1"]
+    methods = {OURS: full.methods[OURS], "peer": Method(fail)}
+    little = replace(small(full), methods=methods)
+    rounds = [Round(0, 0), Round(0, 1)]
+    with written(little, tmp_path) as path:
+        runs = list(run(little, list(methods), rounds, path, fresh=False))
+        assert [one.method for one in runs] == [OURS, OURS]
+        assert capsys.readouterr().err.count("too few points") == 1
+        broken = replace(little, methods={OURS: Method(fail)})
+        with pytest.raises(RuntimeError, match="too few"):
+            list(run(broken, [OURS], rounds, path, fresh=False))
+
+
 def test_the_front_is_drawn(tmp_path):
     invoke(tmp_path, "patches", "--methods", "inertia,refine_3")
     picture = tmp_path / "front.png"
-    arguments = [str(tmp_path / "runs.json"), str(picture)]
+    arguments = [str(tmp_path / "runs.json"), str(picture), "--cpu"]
     done = CliRunner().invoke(draw, arguments, catch_exceptions=False)
     assert "patches: on the front " in done.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")

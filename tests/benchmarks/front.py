@@ -29,10 +29,10 @@ TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 """Seconds."""
 
 
-def points(benchmark: dict[str, Any]) -> dict[str, Point]:
+def points(benchmark: dict[str, Any], clock: str = "seconds") -> dict[str, Point]:
     """Give the medians of each method that was judged."""
     return {
-        one["method"]: (one["seconds"], one["unexplained_variance"])
+        one["method"]: (one[clock], one["unexplained_variance"])
         for one in benchmark["summaries"]
         if one["unexplained_variance"] is not None
     }
@@ -48,7 +48,9 @@ def front(found: dict[str, Point]) -> list[str]:
     return names
 
 
-def draw(axes: Axes, title: str, found: dict[str, Point], names: list[str]) -> None:
+def draw(
+    axes: Axes, title: str, found: dict[str, Point], names: list[str], clock: str
+) -> None:
     """Draw one benchmark; a method looks as its place among all `names` says."""
     from matplotlib import colormaps
     from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
@@ -69,12 +71,13 @@ def draw(axes: Axes, title: str, found: dict[str, Point], names: list[str]) -> N
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(0.1)
-    axes.set(title=title, xlabel="seconds", ylabel="unexplained variance")
+    label = clock.replace("cpu_", "CPU ")
+    axes.set(title=title, xlabel=label, ylabel="unexplained variance")
 
 
-def overview(benchmarks: dict[str, Any]) -> str:
+def overview(benchmarks: dict[str, Any], clock: str = "seconds") -> str:
     """Lay out time and unexplained variance of all methods, a line each of all data."""
-    found = {name: points(one) for name, one in benchmarks.items()}
+    found = {name: points(one, clock) for name, one in benchmarks.items()}
     methods = list(dict.fromkeys(name for one in found.values() for name in one))
     lines = [["time/ours, U/ours", *found]]
     for method in methods:
@@ -93,13 +96,13 @@ def _beside(their: Point | None, our: Point) -> str:
     return f"{their[0] / our[0]:.2f} {their[1] / our[1]:.4f}"
 
 
-def draw_all(benchmarks: dict[str, Any], picture: str) -> None:
+def draw_all(benchmarks: dict[str, Any], picture: str, clock: str = "seconds") -> None:
     """Draw a panel for each benchmark."""
     from matplotlib.figure import Figure
 
     n_rows = -(-len(benchmarks) // 2)
     figure = Figure(figsize=(10, 3.6 * n_rows), layout="constrained")
-    found = {name: points(one) for name, one in benchmarks.items()}
+    found = {name: points(one, clock) for name, one in benchmarks.items()}
     names = list(dict.fromkeys(name for one in found.values() for name in one))
     grid = figure.subplots(n_rows, min(2, len(found)), squeeze=False)
     for axes in grid.flat[len(found) :]:
@@ -107,7 +110,7 @@ def draw_all(benchmarks: dict[str, Any], picture: str) -> None:
     for axes, (name, one) in zip(grid.flat, benchmarks.items(), strict=False):
         shape = f"{one['n_features']:,} x {one['n_samples']}"
         title = f"{name}: {shape}, k={one['n_clusters']}"
-        draw(axes, title, found[name], names)
+        draw(axes, title, found[name], names, clock)
     shown = {
         label: handle
         for axes in figure.axes
@@ -120,13 +123,15 @@ def draw_all(benchmarks: dict[str, Any], picture: str) -> None:
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.File())
 @click.argument("picture", type=click.Path(dir_okay=False))
-def main(files: tuple[TextIO, ...], picture: str) -> None:
+@click.option("--cpu", is_flag=True, help="CPU seconds, for runs beside other work.")
+def main(files: tuple[TextIO, ...], picture: str, *, cpu: bool) -> None:
     """Draw the benchmarks in FILES, a panel each, into PICTURE."""
+    clock = "cpu_seconds" if cpu else "seconds"
     found = {k: v for file in files for k, v in json.load(file)["benchmarks"].items()}
-    click.echo(overview(found))
+    click.echo(overview(found, clock))
     for name, one in found.items():
-        click.echo(f"{name}: on the front {', '.join(front(points(one)))}")
-    draw_all(found, picture)
+        click.echo(f"{name}: on the front {', '.join(front(points(one, clock)))}")
+    draw_all(found, picture, clock)
 
 
 if __name__ == "__main__":

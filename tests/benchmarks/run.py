@@ -11,7 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from tests.benchmarks.job import Job
+import click
+
+from tests.benchmarks.job import OURS, Job
 from tests.benchmarks.measure import Round, Run, measure, save_model
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ def run(
 ) -> Iterator[Run]:
     """Yield one run per round and method, the methods alternating.
 
+    A peer that fails is left out from there on; ours may not.
+
     Parameters
     ----------
     benchmark : Benchmark
@@ -64,10 +68,19 @@ def run(
             X = benchmark.data.open(path)
             job = Job(X, benchmark.n_clusters, 0, model, model)
             save_model(job, benchmark.model_part)
+        able = list(methods)
         for where in rounds:
-            for method in methods:
+            for method in list(able):
                 once = partial(measure, benchmark, method, where, path, model)
-                yield _in_fresh_process(once) if fresh else once()
+                try:
+                    done = _in_fresh_process(once) if fresh else once()
+                except Exception as error:
+                    if method == OURS:
+                        raise
+                    click.echo(f"{method} failed and is left out: {error}", err=True)
+                    able.remove(method)
+                else:
+                    yield done
 
 
 def _in_fresh_process(once: Callable[[], Run]) -> Run:
