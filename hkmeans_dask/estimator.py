@@ -183,8 +183,8 @@ class HierarchicalKMeans(
         features choose, not in `inertia_`; 0 without `balance`.
     axes_ : ndarray of shape (n_samples, n_axes)
         Orthonormal directions along which centers are ruled out before distances are
-        measured, where features compare all small clusters; empty where that would
-        save little. They change no label.
+        measured, where features compare all small clusters; none where that would save
+        little. They change no label.
     offset_ : ndarray of shape (n_samples,)
         Removed from features before distances are measured.
     inertia_ : float
@@ -586,7 +586,8 @@ class HierarchicalKMeans(
                 (hierarchy.coarse_prices, hierarchy.coarse),
             )
         )
-        self.axes_ = hierarchy.axes
+        no_axes = np.empty((len(hierarchy.offset), 0), hierarchy.fine.dtype)
+        self.axes_ = hierarchy.axes if hierarchy.axes.size else no_axes
         self.inertia_ = float(self.cluster_inertia_.sum())
         self.n_clusters_ = self._n_features_out = len(self.sizes_)
 

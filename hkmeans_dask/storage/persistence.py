@@ -10,8 +10,6 @@ import dask.array as da
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from hkmeans_dask.kmeans.pruning import NO_AXES
-
 ARRAYS = (
     "labels",
     "sizes",
@@ -118,7 +116,7 @@ class ZarrPersistence:
         for name, centers in PRICED.items():
             free = np.zeros(len(arrays[centers]), arrays[centers].dtype)
             arrays.setdefault(name, free)
-        arrays.setdefault("axes", NO_AXES)
+        arrays.setdefault("axes", np.empty((len(arrays["offset"]), 0)))
         for name, value in (arrays | attributes.pop("fitted")).items():
             setattr(model, f"{name}_", value)
         if names := attributes.pop("feature_names_in"):

@@ -175,7 +175,7 @@ def _misfits(arrays: dict[str, Any], fitted: dict[str, Any]) -> Iterator[str]:
     if compared is None or compared.ndim != 2 or compared.shape[0] not in (0, 1, n_big):
         yield "the array compared is missing or has another shape"
     axes = arrays.get("axes")
-    if axes is not None and (axes.ndim != 2 or axes.shape[0] not in (0, n_dims)):
+    if axes is not None and (axes.ndim != 2 or axes.shape[0] != n_dims):
         yield f"the array axes has shape {axes.shape}"
 
 
