@@ -251,7 +251,10 @@ class Nearest(NamedTuple):
     def not_ruled_out(self, squared: Array, bounds: Array) -> Index:
         """Numbers of the bounds that are high enough for a nearer center."""
         rounding = ROUNDING / 4 * np.finfo(squared.dtype).eps
-        scores = (squared - self.costs) / 2 - rounding * squared
+        largest = squared + np.abs(self.costs)  # of what is rounded, for those nearer
+        if self.prices is not None:
+            largest += np.abs(self.prices).max()
+        scores = (squared - self.costs) / 2 - rounding * largest
         return np.flatnonzero(bounds >= scores[:, None])
 
     def compare(self, pairs: Index, n_columns: int) -> None:

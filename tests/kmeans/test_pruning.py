@@ -1,5 +1,7 @@
 """Ruling centers out along axes never changes which one is nearest."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -101,6 +103,32 @@ def test_digits_are_kept_far_from_the_origin():
     axes = principal(centers, 0 * centers[0], 6)
     found = pruning.assign(points, centers, axes, 0 * centers[0])
     assert np.array_equal(found, nearest(points.astype(float), centers.astype(float)))
+
+
+@dtypes
+@pytest.mark.parametrize("n_dims", [10, 50])
+@pytest.mark.parametrize("far", [1e-3, 1e3, 1e5])
+@pytest.mark.parametrize("priced", [False, True])
+def test_what_rounding_hides_is_measured(dtype, n_dims, far, priced):
+    """Costs of all centers are the same but for their last digits."""
+    rng, tiny = np.random.default_rng(5), np.finfo(dtype).eps
+    points = np.repeat(rng.normal(size=(1, n_dims)), 192, axis=0)
+    points += tiny * max(1, far) * rng.normal(size=points.shape)
+    away = rng.normal(size=(100, n_dims))
+    away *= far / np.linalg.norm(away, axis=1, keepdims=True)
+    nearly, prices = 1 + tiny * rng.normal(size=(100, 1)), None
+    if priced:
+        away *= rng.uniform(0.1, 3, size=(100, 1))
+        prices = (-(away**2).sum(axis=1) * nearly[:, 0]).astype(dtype)
+        nearly = 1
+    points, centers = points.astype(dtype), (points[0] + away * nearly).astype(dtype)
+    origin = np.zeros(n_dims, dtype)
+    axes = principal(centers, origin, n_dims)
+    found = pruning.assign(points, centers, axes, origin, prices)
+    measure = partial(kernels.squared_distances, points, centers)
+    costs = [measure(np.full(len(points), center)) for center in range(100)]
+    costs = np.transpose(costs) + (0 if prices is None else prices)
+    assert np.array_equal(found, costs.argmin(axis=1))
 
 
 @dtypes
