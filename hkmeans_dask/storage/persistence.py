@@ -116,7 +116,8 @@ class ZarrPersistence:
         for name, centers in PRICED.items():
             free = np.zeros(len(arrays[centers]), arrays[centers].dtype)
             arrays.setdefault(name, free)
-        arrays.setdefault("axes", np.empty((len(arrays["offset"]), 0)))
+        no_axes = np.empty((len(arrays["offset"]), 0), arrays["cluster_centers"].dtype)
+        arrays.setdefault("axes", no_axes)
         for name, value in (arrays | attributes.pop("fitted")).items():
             setattr(model, f"{name}_", value)
         if names := attributes.pop("feature_names_in"):

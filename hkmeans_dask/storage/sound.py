@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hkmeans_dask.kmeans.pruning import NO_AXES
 from hkmeans_dask.workspace.plain import is_file_of
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hkmeans_dask.kmeans.kernels import Array
+
+ORTHONORMAL = 1e-4
+"""How far products of axes may be from those of orthonormal ones, by rounding."""
 
 TOLD: dict[str, Any] = {
     "hkmeans_dask": str,
@@ -174,9 +178,14 @@ def _misfits(arrays: dict[str, Any], fitted: dict[str, Any]) -> Iterator[str]:
     compared = arrays.get("compared")
     if compared is None or compared.ndim != 2 or compared.shape[0] not in (0, 1, n_big):
         yield "the array compared is missing or has another shape"
+        return
     axes = arrays.get("axes")
-    if axes is not None and (axes.ndim != 2 or axes.shape[0] != n_dims):
+    if axes is None:
+        return
+    if axes.ndim != 2 or not axes.shape[1] <= axes.shape[0] == n_dims:
         yield f"the array axes has shape {axes.shape}"
+    elif axes.size and (axes.dtype != centers.dtype or compared.shape[0] != 1):
+        yield "its axes are not those of its centers"
 
 
 def _wrong_values(arrays: dict[str, Any], excludes: bool) -> Iterator[str]:
@@ -186,6 +195,9 @@ def _wrong_values(arrays: dict[str, Any], excludes: bool) -> Iterator[str]:
         yield "its sizes are not those of its features"
     yield from _out_of_range("parents", arrays["parents"], 0, n_big)
     yield from _out_of_range("compared", arrays["compared"], -1, len(sizes))
+    axes = arrays.get("axes", NO_AXES)
+    if not np.allclose(axes.T @ axes, np.eye(axes.shape[1]), atol=ORTHONORMAL):
+        yield "its axes are not orthonormal"
 
 
 def _out_of_range(name: str, values: Array, least: int, stop: int) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Models that were cut off or altered: one line, nothing made of them."""
 
+import copy
 import json
 import random
 import resource
@@ -254,3 +255,36 @@ def test_sizes_leave_out_only_what_a_metric_does(stores, tmp_path, capsys):
     rewrite(left / "labels", lambda labels: labels.__setitem__(0, -2))
     with pytest.raises(ValueError, match="the array labels has values"):
         HierarchicalKMeans.from_zarr(left)
+
+
+@pytest.fixture(scope="module")
+def with_axes():
+    """Fit a model that rules centers out along an axis."""
+    rng = np.random.default_rng(0)
+    values = np.outer(rng.normal(size=3000), rng.normal(size=50)).astype("f4")
+    model = HierarchicalKMeans(200, nested=False).fit(values)
+    assert model.axes_.size
+    return model
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda axes: 2 * axes,
+        lambda axes: 0 * axes,
+        lambda axes: axes * np.float32("nan"),
+        lambda axes: np.repeat(axes, 2, axis=1),
+        lambda axes: np.eye(50, 60, dtype="f4"),
+        lambda axes: axes[1:],
+        lambda axes: axes.astype("f8"),
+        lambda axes: axes.astype("i4"),
+    ],
+)
+def test_axes_that_are_none_are_refused(with_axes, tmp_path, wrong):
+    """Labels along them would be others."""
+    model = copy.copy(with_axes)
+    model.axes_ = wrong(model.axes_)
+    model.to_zarr(tmp_path / "m")
+    with pytest.raises(ValueError, match=r"m is damaged: .* axes ") as raised:
+        HierarchicalKMeans.from_zarr(tmp_path / "m")
+    assert "\n" not in str(raised.value)
