@@ -308,7 +308,7 @@ def _label(sizes: Sizes) -> int:
     centers, tile = 2 * _model(sizes), tiles(sizes.n_clusters, sizes)
     if sizes.beyond and sizes.n_samples <= axes.MOST_DIMS:  # pruning
         centers += 2 * _model(sizes) + sizes.n_samples**2 * sizes.itemsize
-        tile *= 4
+        tile *= 6
     work = cast + labels + max(_kept(sizes) + keys, tile)
     return centers + block + max(sizes.read_bytes, work)
 
