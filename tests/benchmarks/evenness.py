@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tests.benchmarks.catalogue import PARTS, SETTINGS
-from tests.benchmarks.front import OUR_METHODS, PEERS
+from tests.benchmarks.front import OUR_METHODS, PEERS, explain
 from tests.benchmarks.job import OURS
 
 if TYPE_CHECKING:
@@ -69,12 +69,7 @@ def main(file: TextIO, picture: str) -> None:
     panels = figure.subplots(1, len(benchmarks), squeeze=False)
     for axes, (name, one) in zip(panels.flat, benchmarks.items(), strict=True):
         draw(axes, f"{name}, k={one['n_clusters']}", points(one))
-    handles = {
-        label: handle
-        for axes in figure.axes
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5)
+    explain(figure, loc="outside lower center", ncols=5)
     figure.savefig(picture, dpi=100)
 
 

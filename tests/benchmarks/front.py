@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     Point = tuple[float, float]
     """Seconds, unexplained variance."""
@@ -111,13 +112,18 @@ def draw_all(benchmarks: dict[str, Any], picture: str, clock: str = "seconds") -
         shape = f"{one['n_features']:,} x {one['n_samples']}"
         title = f"{name}: {shape}, k={one['n_clusters']}"
         draw(axes, title, found[name], names, clock)
+    explain(figure, loc="outside right upper", fontsize=8)
+    figure.savefig(picture, dpi=110)
+
+
+def explain(figure: Figure, **how: Any) -> None:
+    """Add one legend of what is in any of the panels."""
     shown = {
         label: handle
         for axes in figure.axes
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(shown.values(), shown.keys(), loc="outside right upper", fontsize=8)
-    figure.savefig(picture, dpi=110)
+    figure.legend(shown.values(), shown.keys(), **how)
 
 
 @click.command()
