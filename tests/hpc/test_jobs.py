@@ -5,6 +5,7 @@ import shlex
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.hpc import slurm
@@ -34,14 +35,18 @@ def send(job_name, tmp_path):
     return send
 
 
-def stopped_at(kind, job, folder):
-    """Stop the process of a job when there is a kind of file in its `work_dir`."""
-    until(lambda: any(folder.glob(f"work/*/{kind}*")) or slurm.state(job) in ENDED)
-    pid = int((folder / "pid").read_text())
-    os.kill(pid, signal.SIGSTOP)
+def stopped(job, folder):
+    """Wait until the process of a job has stopped itself; give its number."""
+    pid = until(lambda: _stopped(folder / f"{job}.pid") or slurm.state(job) in ENDED)
     assert slurm.state(job) == "RUNNING", slurm.said(job, folder)
     assert not (folder / "model").exists()
     return pid
+
+
+def _stopped(file):
+    number = file.read_text().strip() if file.exists() else ""
+    here = number and psutil.Process(int(number)).status() == psutil.STATUS_STOPPED
+    return int(number) if here else None
 
 
 def ended(job):
@@ -75,10 +80,11 @@ def time_out(job, pid):
     "ends", [(time_out, kill), (cancel, warn)], ids=["timeout-kill", "cancel-warn"]
 )
 def test_a_job_that_is_ended_twice_goes_on(ends, send, source, whole, tmp_path, note):
-    lines = ["echo $$ > pid", f"exec {command(*fit(source, tmp_path))}"]
+    lines = ["echo $$ > $SLURM_JOB_ID.pid", f"exec {command(*fit(source, tmp_path))}"]
     for end, kind in zip(ends, ("coarse", "fine-"), strict=True):
-        job = send(lines, f"--time={1 if end is time_out else 10}")
-        end(job, stopped_at(kind, job, tmp_path))
+        there = f"export STOP_AT='work/*/{kind}*'"
+        job = send([there, *lines], f"--time={1 if end is time_out else 10}")
+        end(job, stopped(job, tmp_path))
         note(f"job {job}: {slurm.state(job)} with {kind.strip('-')} results")
         assert (slurm.said(job, tmp_path)[-1] == TERMINATED) == (end is not kill)
     job = send(lines)
