@@ -43,9 +43,7 @@ def with_room(wanted: Array, points: Array, labels: Index, weights: Array) -> Ar
     heaps = np.zeros(len(wanted))
     for cluster in np.flatnonzero(sizes > LARGE * sizes.mean()).tolist():
         rows = order[starts[cluster] : starts[cluster + 1]]
-        heaps[cluster] = _largest(
-            points[rows], None if weights is None else weights[rows]
-        )
+        heaps[cluster] = _largest(points[rows], weights[rows])
     heavy = heaps > wanted
     rest = wanted.sum() - heaps[heavy].sum()
     if not heavy.any() or rest <= 0:

@@ -163,8 +163,8 @@ def choose_axes(
     n_clusters, n_dims = centers.shape
     best, least = NO_AXES, WORTHWHILE * n_clusters * (n_dims + LOOK)
     what = (origin, prices if prices.size else None)
-    for share in SHARES_OF_DIMENSIONS:
-        n_axes = max(1, int(share * n_dims) // PAD_AXES * PAD_AXES - 2)
+    shares = (int(share * n_dims) // PAD_AXES for share in SHARES_OF_DIMENSIONS)
+    for n_axes in sorted({max(1, n * PAD_AXES - 2) for n in shares}):
         some = np.ascontiguousarray(all_axes[:, :n_axes])
         found = cost(points, centers, some, *what)
         if found < least:
