@@ -215,13 +215,18 @@ def test_what_is_slow_is_said_while_it_goes_on(monkeypatch, lines):
 
 def test_what_is_done_soon_is_not_said(monkeypatch, lines):
     monkeypatch.setattr(progress, "PATIENCE", 3600)
-    before = threading.active_count()
+    before = set(threading.enumerate())  # threads of other tests may end meanwhile
     with suppress(KeyError), progress.said_if_slow("reading"):
-        assert threading.active_count() == before + 1
+        (timer,) = timers(set(threading.enumerate()) - before)
         raise KeyError
-    while threading.active_count() > before:
-        time.sleep(0.001)  # the timer ends by itself, or the test does not
+    timer.join(60)
+    assert not timer.is_alive()
     assert lines.said == []
+
+
+def timers(threads):
+    """Give those that wait for a time."""
+    return [thread for thread in threads if isinstance(thread, threading.Timer)]
 
 
 class Tee(io.StringIO):
