@@ -232,8 +232,7 @@ def _train(
         balance = job.schedule.balance
         partitions = partition(parts, coarse, *shares, workspace, runner, balance)
     with phase("fine", seconds):
-        how = (job.schedule, seed, init, workspace, runner)
-        model = train_fine(partitions, *how, "fine" if job.beyond else name)
+        model = train_fine(partitions, *how, beyond=job.beyond)
     model, aside = _even(job, partitions.source, model, places, seconds, "even")
     if job.beyond:
         with phase("rows", seconds):

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from hkmeans_dask.workspace.rows import Rows, StoredRows
 
 
+TOLERANCE = 3e-2
+"""Training ends where less than this fraction of the yardstick is left to gain, where
+passes over the rows of all big clusters follow: these gain the rest for less."""
+
 SPREAD_LEFT = 0.5
 """Share of the spread about big clusters that small ones may leave, roughly.
 
@@ -44,7 +48,8 @@ def train_fine(
     init: Array | None,
     workspace: InMemory | OnDisk,
     runner: Runner,
-    name: str = "model",
+    *,
+    beyond: bool = False,
 ) -> Any:
     """Find the small clusters of every big cluster.
 
@@ -57,8 +62,9 @@ def train_fine(
         Initial centers; each starts in the big cluster nearest to it.
     workspace : InMemory or OnDisk
     runner : Runner
-    name : str, default="model"
-        Under which the workspace keeps the model.
+    beyond : bool, default=False
+        Whether features look beyond their big cluster later: these centers then are
+        but a beginning, and the model is kept as "fine" instead of "model".
 
     Returns
     -------
@@ -69,6 +75,8 @@ def train_fine(
     shares, coarse = partitions.shares, partitions.coarse
     seeds = _seeds(init, coarse) if init is not None else [None] * len(shares)
     yardstick = SPREAD_LEFT * coarse.spread
+    if beyond:
+        schedule = schedule._replace(tolerance=TOLERANCE)
     axes = task("axes", np.asarray, coarse.axes)  # one copy, not one a big cluster
     of = digest(coarse.offset, coarse.centers, coarse.prices, shares)
     find = functools.partial(workspace.find, of=of)
@@ -83,6 +91,7 @@ def train_fine(
             fine[big] = task("fine", _train, *rows, *start, *where, rank=share)
             lacking.append(fine[big])
     made_of = (coarse, shares, fine, partitions.total, partitions.limit)
+    name = "fine" if beyond else "model"
     model = task("centers", _assemble, *made_of, workspace, name)
     count = names(lacking)
     return runner.hold([model], handles=workspace.on_disk, count=count)[0]

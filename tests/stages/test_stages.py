@@ -16,6 +16,7 @@ from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.inputs import arrays
 from hkmeans_dask.kmeans import sampling
 from hkmeans_dask.kmeans.hierarchy import Hierarchy
+from hkmeans_dask.kmeans.kernels import assign, inertia
 from hkmeans_dask.kmeans.minibatch import Schedule
 from hkmeans_dask.kmeans.sampling import key_limit, keys
 from hkmeans_dask.runtime.execution import Runner
@@ -407,10 +408,13 @@ def test_too_large_partitions_keep_their_rows_of_lowest_rank(place, monkeypatch)
 # fine
 
 
-def fitted(place, points, centers, n_clusters, init=None, schedule=SCHEDULE):
+def fitted(
+    place, points, centers, n_clusters, init=None, schedule=SCHEDULE, beyond=False
+):
     coarse = Coarse(centers.mean(axis=0), centers)
     parts = partitioned(place, points, coarse, n_clusters, init)
-    model = train_fine(parts, schedule, 0, init, place.workspace, here())
+    how = (parts, schedule, 0, init, place.workspace, here())
+    model = train_fine(*how, beyond=beyond)
     (found,) = here().compute(model)
     assert found["total"] == parts.total
     return Hierarchy.of(found), parts.shares
@@ -557,6 +561,18 @@ def test_inertia_at_a_large_mean_equals_float64(new, dtype):
     chosen = fine.astype(float)[labels.compute()]
     inertia = ((X.astype(float) - chosen) ** 2).sum()
     assert found.inertia.sum() == pytest.approx(inertia, rel=1e-6)
+
+
+def test_no_patience_is_spent_on_what_later_passes_find():
+    points = np.random.default_rng(0).normal(size=(3000, 5))
+    schedule = SCHEDULE._replace(max_no_improvement=1)
+
+    def left(beyond):
+        what = (Place(InMemory(), 1), points, np.zeros((1, 5)), 40, None, schedule)
+        centers = fitted(*what, beyond=beyond)[0].fine
+        return inertia(points, centers, assign(points, centers))
+
+    assert left(beyond=False) < left(beyond=True) < 1.05 * left(beyond=False)
 
 
 # all stages
