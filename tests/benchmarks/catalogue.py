@@ -165,6 +165,10 @@ BOLD = {
         ("bold_smooth", 1.5, 1.2),
     )
 }
+LARGE = {"side": 56, "n_samples": 360, "n_sources": 1500}
+BOLD["bold_large"] = Data(
+    "bold_large.npy", _in_memory(partial(data.bold, 0.7, **LARGE))
+)
 REAL = {
     load.__name__: Data(f"{load.__name__}.npy", _in_memory(load))
     for load in (
@@ -244,15 +248,15 @@ REAL_CLUSTERS = {
 }
 """About a two-hundredth of the features, and many."""
 
+BOLD_CLUSTERS = {"bold_smooth": 1000, "bold_large": 1000}
+
 BENCHMARKS = {
     "patches": Benchmark(PATCHES, 1000, IN_MEMORY, SLOW_AT_1000),
     "patches_10000": Benchmark(PATCHES, 10_000, IN_MEMORY, SLOW_AT_10000),
     "fmri": Benchmark(FMRI, 1000, IN_MEMORY, SLOW_AT_1000),
     "fmri_10000": Benchmark(FMRI, 10_000, IN_MEMORY, SLOW_AT_10000),
     **{
-        name: Benchmark(
-            bold, 1000 if name == "bold_smooth" else 320, IN_MEMORY, SLOW_AT_1000
-        )
+        name: Benchmark(bold, BOLD_CLUSTERS.get(name, 320), IN_MEMORY, SLOW_AT_1000)
         for name, bold in BOLD.items()
     },
     **{

@@ -76,7 +76,11 @@ def fmri(side: int = 58, n_samples: int = 400, seed: int = 0) -> NDArray[np.floa
 
 
 def bold(
-    noise: float, smooth: float = 0.0, side: int = 40, n_samples: int = 240
+    noise: float,
+    smooth: float = 0.0,
+    side: int = 40,
+    n_samples: int = 240,
+    n_sources: int = BOLD_SOURCES,
 ) -> NDArray[np.float32]:
     """Simulate a BOLD volume of variance 1, where noise is the knob.
 
@@ -91,6 +95,8 @@ def bold(
         Voxels along each axis of the volume.
     n_samples : int, default=240
         Time points.
+    n_sources : int, default=600
+        Of the signal.
 
     Returns
     -------
@@ -101,11 +107,11 @@ def bold(
 
     rng = np.random.default_rng(21)
     voxels = np.argwhere(np.ones((side, side, side), bool))
-    sources = rng.uniform(0, side, (BOLD_SOURCES, 3))
+    sources = rng.uniform(0, side, (n_sources, 3))
     distances, near = cKDTree(sources).query(voxels, k=6)
     weights = np.exp(-((distances / 4) ** 2)) + 1e-6
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
-    courses = rng.standard_normal((BOLD_SOURCES, n_samples))
+    courses = rng.standard_normal((n_sources, n_samples))
     X = np.einsum("nk,nkt->nt", weights, courses[near])
     volumes = rng.standard_normal((n_samples, side, side, side))
     if smooth:
