@@ -1,8 +1,9 @@
 """Simulated fits: the graphs are those of the plan, whoever runs them."""
 
+import pytest
 from click.testing import CliRunner
 
-from tests.benchmarks import simulate
+from tests.benchmarks import overheads, simulate
 from tests.benchmarks.simulate import Simulated, told
 
 
@@ -29,3 +30,14 @@ def test_the_command_prints_what_it_found(monkeypatch):
 def test_numbers_are_written_as_people_do():
     assert told({"a": 12_345, "b": 0.12345}) == "a 12,345, b 0.123"
     assert told("2 GB") == "2 GB"
+
+
+@pytest.mark.slow
+def test_overheads_of_two_checkouts_are_shown_side_by_side():
+    arguments = [str(overheads.ROOT)] * 2 + ["--repeats", "1", "--part", "0.005"]
+    done = CliRunner().invoke(overheads.main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    header, *lines = done.stdout.splitlines()
+    assert header.count("|") == 2
+    assert [line.split(" | ")[0] for line in lines] == list(overheads.FIGURES)
+    assert all(float(value) > 0 for line in lines for value in line.split(" | ")[1:])
