@@ -33,11 +33,13 @@ def test_numbers_are_written_as_people_do():
 
 
 @pytest.mark.slow
-def test_overheads_of_two_checkouts_are_shown_side_by_side():
+def test_overheads_of_two_checkouts_are_shown_side_by_side(monkeypatch):
+    names = list(overheads.FIGURES)[-2:]
+    monkeypatch.setattr(overheads, "FIGURES", dict.fromkeys(names))
     arguments = [str(overheads.ROOT)] * 2 + ["--repeats", "1", "--part", "0.005"]
     done = CliRunner().invoke(overheads.main, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     header, *lines = done.stdout.splitlines()
     assert header.count("|") == 2
-    assert [line.split(" | ")[0] for line in lines] == list(overheads.FIGURES)
+    assert [line.split(" | ")[0] for line in lines] == names
     assert all(float(value) > 0 for line in lines for value in line.split(" | ")[1:])
