@@ -116,6 +116,7 @@ IN_MEMORY = {
         name: Method(partial(clustering.ours, **parameters))
         for name, parameters in SETTINGS.items()
     },
+    "three_levels": Method(clustering.three_levels),
     "nilearn": Method(clustering.nilearn, "nilearn"),
     "nilearn_once": Method(partial(clustering.nilearn, n_init=1), "nilearn"),
     "faiss_two_level": Method(clustering.faiss_two_level, "faiss-cpu"),
@@ -222,7 +223,7 @@ SMALL: dict[Data, Callable[[Path], None]] = {
 """The same in thousands of features."""
 
 ASKED_FOR = (
-    "dask_ml",
+    *("dask_ml", "three_levels"),
     *(name for name in SETTINGS if "balance_" in name),
     *(f"beyond_{n_rows}" for n_rows in ROWS_KEPT),
 )
@@ -253,6 +254,9 @@ BOLD_CLUSTERS = {"bold_smooth": 1000, "bold_large": 1000}
 BENCHMARKS = {
     "patches": Benchmark(PATCHES, 1000, IN_MEMORY, SLOW_AT_1000),
     "patches_10000": Benchmark(PATCHES, 10_000, IN_MEMORY, SLOW_AT_10000),
+    "patches_100000": Benchmark(
+        PATCHES, 100_000, IN_MEMORY, SLOW_AT_10000, on_request=True
+    ),
     "fmri": Benchmark(FMRI, 1000, IN_MEMORY, SLOW_AT_1000),
     "fmri_10000": Benchmark(FMRI, 10_000, IN_MEMORY, SLOW_AT_10000),
     **{

@@ -5,6 +5,7 @@ Where a library trains centers only, its own assignment of all rows to them is p
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,24 @@ def ours(job: Job, **parameters: Any) -> Any:
 
     model = HierarchicalKMeans(job.n_clusters, random_state=job.seed, **parameters)
     return model.fit(job.X).labels_
+
+
+def three_levels(job: Job) -> Any:
+    """Cluster each of the cube root of k big clusters in two levels of ours."""
+    from hkmeans_dask import HierarchicalKMeans
+    from hkmeans_dask.kmeans.allocation import allocate
+
+    n_big = max(1, round(job.n_clusters ** (1 / 3)))
+    first = HierarchicalKMeans(n_big**2, random_state=job.seed).fit(job.X)
+    big = first.parents_[first.labels_]
+    sizes = np.bincount(big)
+    starts = np.cumsum([0, *allocate(sizes, sizes, job.n_clusters)])
+    labels = np.empty(len(big), np.int64)
+    for number, (start, stop) in enumerate(itertools.pairwise(starts)):
+        here = np.flatnonzero(big == number)
+        within = HierarchicalKMeans(stop - start, random_state=job.seed)
+        labels[here] = start + within.fit(job.X[here]).labels_
+    return labels
 
 
 def nilearn(job: Job, n_init: int = 10) -> Any:
