@@ -6,6 +6,7 @@ goes on without it: slower, or without the feature that is told of below.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections import Counter
 from contextlib import contextmanager, suppress
@@ -35,6 +36,18 @@ def run_on_zarr(coroutine: Coroutine[Any, Any, Any], otherwise: Any) -> Any:
         coroutine.close()
         return otherwise
     return sync(coroutine)
+
+
+def zarr_loop() -> Any:
+    """Find the event loop where Zarr runs what it asks stores for; else: None.
+
+    Zarr then reads remote chunks itself, with more copies.
+    """
+    return run_on_zarr(_this_loop(), None)
+
+
+async def _this_loop() -> Any:
+    return asyncio.get_running_loop()
 
 
 async def find_details(store: Any, place: str) -> dict[str, dict[str, Any]]:

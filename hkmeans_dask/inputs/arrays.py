@@ -214,7 +214,7 @@ def _reading(X: Any, blocks: da.Array) -> int:
     block: int = math.prod(map(max, blocks.chunks)) * blocks.dtype.itemsize
     if not is_zarr(X):
         return block
-    from hkmeans_dask.storage.chunks import LocalChunks
+    from hkmeans_dask.storage.chunks import Chunks
     from hkmeans_dask.storage.source import reading, unit
 
     array = stored(X)
@@ -222,8 +222,8 @@ def _reading(X: Any, blocks: da.Array) -> int:
     chunk = math.prod(array.chunks) * itemsize
     unit_bytes = math.prod(unit(array)) * itemsize
     raw = block // blocks.dtype.itemsize * itemsize
-    singly = LocalChunks.of(array) is not None
-    extra = reading(raw, chunk, unit_bytes, singly=singly)
+    ours = Chunks.of(array)
+    extra = reading(raw, chunk, unit_bytes, ours.most if ours else None)
     # What is stored, twice where its sign changes, and where it is a fill value.
     return extra + (2 * raw + block // blocks.dtype.itemsize if packing_of(X) else 0)
 

@@ -1,98 +1,79 @@
-"""Reading chunks of local Zarr arrays, each decoded where it belongs.
+"""Reading chunks of Zarr arrays, each decoded where it belongs.
 
-Zarr reads a file into fresh memory, decodes it into more of it, and copies that into
-the result. Where a chunk is one local file with one usual compressor, or none, the file
-is decoded straight into the result, for well under half of the processor's time. Where
-files take long to come (a network, a slow disk) several are read at once. Any other
-array is left to Zarr.
+Zarr decodes what it reads into fresh memory, and copies that into the result. Where a
+chunk is one object (a local file, or one in any other store) with one usual compressor,
+or none, it is decoded straight into the result; of local files, for well under half of
+the processor's time. Any other array is left to Zarr.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import os
-import time
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numcodecs import Blosc, Zstd
 from zarr.codecs import BytesCodec
-from zarr.storage import LocalStore
+
+from hkmeans_dask.storage.contents import can_be_read, contents, most_at_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from hkmeans_dask.kmeans.kernels import Array
 
 
-IN_FLIGHT = 16
-"""Files that are read at once where one takes long, at most."""
+class Chunks(NamedTuple):
+    """The chunks of one array, without the store, which not every process can open."""
 
-AHEAD_BYTES = 16 * 2**20
-"""Bytes of their chunks, at most."""
-
-SLOW = 0.005
-"""Seconds that reading a file takes, from which on others are read meanwhile."""
-
-
-class LocalChunks(NamedTuple):
-    """The chunks of one array."""
-
-    folder: Path
+    prefix: str
     key: Callable[[tuple[int, ...]], str]
-    """Path of a chunk in the folder."""
+    """Names a chunk, after the prefix, in the store."""
 
     chunks: tuple[int, ...]
     dtype: np.dtype[Any]
     fill_value: Any
-    decode: Callable[[Array, Array], None]
+    decode: Callable[[Array, Array], Array]
+    most: int
+    """Of them are asked for before they are decoded, at most."""
 
     @classmethod
-    def of(cls, array: Any) -> LocalChunks | None:
+    def of(cls, array: Any) -> Chunks | None:
         """Take a zarr.Array; None if Zarr has to read it."""
-        if not isinstance(array.store, LocalStore) or array.shards or array.filters:
-            return None
-        if not lenient(array):
+        if array.shards or array.filters or not lenient(array):
             return None
         names = [_name(codec) for codec in array.compressors] or [None]
         if len(names) > 1 or names[0] not in DECODERS or not _is_plain(array):
             return None
+        if not can_be_read(array.store):
+            return None
+        chunk_bytes = math.prod(array.chunks) * array.dtype.itemsize
         return cls(
-            array.store.root / array.path,
+            f"{array.path}/" if array.path else "",
             array.metadata.encode_chunk_key,
             array.chunks,
             array.dtype,
             array.fill_value,
             DECODERS[names[0]],
+            most_at_once(array.store, chunk_bytes),
         )
 
-    def read(self, chosen: tuple[slice, ...], shape: tuple[int, ...]) -> Array:
+    def read(
+        self, store: Any, chosen: tuple[slice, ...], shape: tuple[int, ...]
+    ) -> Array:
         """Read a selection, of step 1, of the array, which has this shape."""
         spans = [
             part.indices(size)[:2] for part, size in zip(chosen, shape, strict=True)
         ]
         found = np.empty([max(0, stop - start) for start, stop in spans], self.dtype)
         places = list(itertools.product(*map(_touched, spans, self.chunks)))
-        for place, stored in zip(places, self._contents(places), strict=True):
-            self._decode(stored, place, spans, found)
+        keys = [self.prefix + self.key(place) for place in places]
+        with closing(contents(store, keys, self.most)) as coming:
+            for number, stored in coming:
+                self._decode(stored, places[number], spans, found)
         return found
-
-    def _contents(self, places: list[tuple[int, ...]]) -> Iterator[Array | None]:
-        """Yield the bytes of chunks; once one takes long, several are read ahead."""
-        files = [self.folder / self.key(place) for place in places]
-        most = AHEAD_BYTES // max(1, math.prod(self.chunks) * self.dtype.itemsize)
-        took = 0.0
-        while files and (took < SLOW or most < 2):
-            start = time.perf_counter()
-            stored = _stored(files.pop(0))
-            took = time.perf_counter() - start
-            yield stored
-        if files:
-            yield from _read_ahead(files, min(IN_FLIGHT, most))
 
     def _decode(
         self,
@@ -109,9 +90,9 @@ class LocalChunks(NamedTuple):
             return
         whole = target.shape == self.chunks and target.flags.c_contiguous
         chunk = target if whole else np.empty(self.chunks, self.dtype)
-        self.decode(stored, chunk)
-        if not whole:
-            target[...] = chunk[tuple(wanted for wanted, _ in where)]
+        values = self.decode(stored, chunk)
+        if values is not target:
+            target[...] = values[tuple(wanted for wanted, _ in where)]
 
 
 def lenient(array: Any) -> bool:
@@ -133,31 +114,7 @@ def _overlap(number: int, size: int, span: tuple[int, int]) -> tuple[slice, slic
     return slice(start - first, stop - first), slice(start - span[0], stop - span[0])
 
 
-def _read_ahead(files: list[Path], most: int) -> Iterator[Array | None]:
-    """Yield the bytes of files in order, of which so many are read at once."""
-    with ThreadPoolExecutor(most) as pool:
-        coming = deque(pool.submit(_stored, file) for file in files[:most])
-        for file in [*files[most:], *[None] * len(coming)]:
-            stored = coming.popleft().result()
-            if file is not None:
-                coming.append(pool.submit(_stored, file))
-            yield stored
-
-
-def _stored(path: Path) -> Array | None:
-    """Bytes of a file, None if there is none.
-
-    A bytes object would not be put into large pages.
-    """
-    try:
-        with path.open("rb") as file:
-            stored = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
-            return stored[: file.readinto(stored.data)]
-    except FileNotFoundError:
-        return None
-
-
-def _from_blosc(stored: Array, chunk: Array) -> None:
+def _from_blosc(stored: Array, chunk: Array) -> Array:
     """Decode into the chunk, if the header's sizes (of both, in bytes) are right."""
     n_bytes, _, n_stored = stored[4:16].view("<u4")
     if n_bytes != chunk.nbytes or n_stored > stored.nbytes:  # more may follow
@@ -166,22 +123,23 @@ def _from_blosc(stored: Array, chunk: Array) -> None:
             f"of {n_bytes} bytes, where {chunk.nbytes} are wanted"
         )
     Blosc().decode(stored[:n_stored], chunk)
+    return chunk
 
 
-def _from_zstd(stored: Array, chunk: Array) -> None:
-    _copied(Zstd().decode(stored), chunk)
+def _from_zstd(stored: Array, chunk: Array) -> Array:
+    return _as_stored(Zstd().decode(stored), chunk)
 
 
-def _copied(stored: Any, chunk: Array) -> None:
-    chunk[...] = np.frombuffer(stored, chunk.dtype).reshape(chunk.shape)
+def _as_stored(stored: Any, chunk: Array) -> Array:
+    return np.frombuffer(stored, chunk.dtype).reshape(chunk.shape)
 
 
-DECODERS: dict[str | None, Callable[[Array, Array], None]] = {
-    None: _copied,
+DECODERS: dict[str | None, Callable[[Array, Array], Array]] = {
+    None: _as_stored,
     "blosc": _from_blosc,
     "zstd": _from_zstd,
 }
-"""By the name of the compressor in Zarr's formats."""
+"""By the name of the compressor in Zarr's formats; they may use the chunk, or not."""
 
 
 def _name(codec: Any) -> str | None:

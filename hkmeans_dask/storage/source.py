@@ -34,7 +34,7 @@ from hkmeans_dask.remote.patience import (
     waits_of,
 )
 from hkmeans_dask.runtime.portable import Portable
-from hkmeans_dask.storage.chunks import AHEAD_BYTES, LocalChunks, lenient
+from hkmeans_dask.storage.chunks import Chunks, lenient
 from hkmeans_dask.storage.listing import listed
 from hkmeans_dask.storage.packed import packing_of, stored
 from hkmeans_dask.storage.stores import RemoteStore, reopened
@@ -72,7 +72,7 @@ class Source:
         array = _as_all_see_it(array)
         self._name = url_of(array)
         self._carried = Portable(array, self._name)
-        self._chunks = LocalChunks.of(array)
+        self._chunks = Chunks.of(array)
         self._known, self._missing = _chunks_there(array)
         self._checked_in: int | None = None
         self.shape, self.dtype, self.ndim = given.shape, given.dtype, given.ndim
@@ -140,7 +140,8 @@ class Source:
         """Read, with fewer copies than Zarr makes where that is possible."""
         if self._chunks is None or not all(map(_is_range, index)):
             return self._array[index]
-        return self._chunks.read(index, self.shape)  # type: ignore[arg-type]
+        chosen: Any = index
+        return self._chunks.read(self._array.store, chosen, self.shape)
 
     def _unreadable(self, index: tuple[slice | int, ...]) -> str | None:
         """Find the chunks that cannot be read, one by one, and say so."""
@@ -292,7 +293,7 @@ def _warn_of_no_list(array: Any) -> None:
 
 
 def reading(
-    block_bytes: int, chunk_bytes: int, stored_bytes: int, *, singly: bool = False
+    block_bytes: int, chunk_bytes: int, stored_bytes: int, most: int | None = None
 ) -> int:
     """Bytes that reading a block takes for a moment, besides the block.
 
@@ -303,13 +304,12 @@ def reading(
         Of what is decoded at once: a chunk.
     stored_bytes : int
         Of what is read at once: a chunk, or a shard.
-    singly : bool, default=False
-        Whether one chunk is decoded after the other.
+    most : int, optional
+        Chunks that are asked for before they are decoded, one after the other, at most;
+        None if Zarr reads them.
     """
-    if singly:
-        ahead = min(block_bytes, AHEAD_BYTES)
-        several = ahead >= 2 * chunk_bytes
-        return stored_bytes + chunk_bytes + ahead * several
+    if most is not None:
+        return max(stored_bytes, min(block_bytes, most * chunk_bytes)) + chunk_bytes
     return min(block_bytes, DECODED * chunk_bytes) + min(stored_bytes, block_bytes)
 
 

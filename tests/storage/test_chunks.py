@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numcodecs import LZ4, Blosc, Delta, Zstd
 from zarr.codecs import BloscCodec, BytesCodec, GzipCodec, TransposeCodec, ZstdCodec
-from zarr.storage import MemoryStore
 
-from hkmeans_dask.storage import chunks
-from hkmeans_dask.storage.chunks import LocalChunks
+from hkmeans_dask.storage import contents
+from hkmeans_dask.storage.chunks import Chunks
 
 V3 = {
     "blosc": BloscCodec(cname="lz4"),
@@ -40,6 +39,10 @@ def written(store, zarr_format, name, values, chunks, **options):
     return zarr.open_array(array.store, path=array.path, mode="r")
 
 
+def read(array, chosen=(slice(None), slice(None))):
+    return Chunks.of(array).read(array.store, chosen, array.shape)
+
+
 def some(shape, dtype="f4"):
     return np.random.default_rng(0).integers(1, 200, shape).astype(dtype)
 
@@ -63,7 +66,7 @@ def test_any_selection_is_what_zarr_reads(arrays, form, dtype, data):
     array = arrays[*form, dtype]
     ends = [st.none() | st.integers(-n - 2, n + 2) for n in array.shape]
     chosen = tuple(slice(data.draw(end), data.draw(end)) for end in ends)
-    found = LocalChunks.of(array).read(chosen, array.shape)
+    found = read(array, chosen)
     wanted = np.asarray(array[...])[chosen]
     assert found.dtype == wanted.dtype
     np.testing.assert_array_equal(found, wanted)
@@ -73,7 +76,7 @@ def test_any_selection_is_what_zarr_reads(arrays, form, dtype, data):
 def test_whole_chunks_are_read(zarr_format, name, tmp_path):
     values = some((24, 6))
     array = written(tmp_path / "x", zarr_format, name, values, (8, 6))
-    found = LocalChunks.of(array).read((slice(8, 24), slice(None)), array.shape)
+    found = read(array, (slice(8, 24), slice(None)))
     np.testing.assert_array_equal(found, values[8:24])
 
 
@@ -83,7 +86,7 @@ def test_chunks_that_are_not_there_are_the_fill_value(zarr_format, tmp_path):
     values[4:8] = 7
     array = written(tmp_path / "x", zarr_format, "blosc", values, (4, 4), fill_value=7)
     assert array.nchunks_initialized == 2
-    found = LocalChunks.of(array).read((slice(2, 10), slice(1, 4)), array.shape)
+    found = read(array, (slice(2, 10), slice(1, 4)))
     np.testing.assert_array_equal(found, values[2:10, 1:])
 
 
@@ -91,7 +94,7 @@ def test_an_array_in_a_group_is_read(tmp_path):
     values = some((6, 3))
     group = zarr.create_group(tmp_path / "group")
     array = group.create_array("a/b", data=values, chunks=(2, 3))
-    found = LocalChunks.of(array).read((slice(None), slice(None)), array.shape)
+    found = read(array)
     np.testing.assert_array_equal(found, values)
 
 
@@ -114,12 +117,7 @@ LEFT_TO_ZARR = {
 @pytest.mark.filterwarnings("ignore:.*specification")  # of text, in format 3
 def test_other_arrays_are_left_to_zarr(options, tmp_path):
     options = {"shape": (8, 4), "chunks": (4, 4), "dtype": "f4"} | options
-    assert LocalChunks.of(zarr.create_array(tmp_path / "x", **options)) is None
-
-
-def test_other_stores_are_left_to_zarr():
-    array = zarr.create_array(MemoryStore(), shape=(8, 4), chunks=(4, 4), dtype="f4")
-    assert LocalChunks.of(array) is None
+    assert Chunks.of(zarr.create_array(tmp_path / "x", **options)) is None
 
 
 @pytest.mark.parametrize(("zarr_format", "name"), FORMATS)
@@ -131,7 +129,7 @@ def test_a_chunk_of_another_size_is_refused(wrong, zarr_format, name, tmp_path):
     (tmp_path / "x" / key).write_bytes((tmp_path / "y" / key).read_bytes())
     chosen = (slice(None), slice(None))
     with pytest.raises(ValueError, match=r"bytes|reshape"):
-        LocalChunks.of(array).read(chosen, array.shape)
+        read(array, chosen)
 
 
 def several(tmp_path):
@@ -148,18 +146,18 @@ def several(tmp_path):
 def test_files_that_take_long_are_read_at_once(tmp_path, monkeypatch):
     """The first one tells; four others then wait for each other."""
     values, array, _ = several(tmp_path)
-    barrier, read, first = threading.Barrier(4), chunks._stored, []
+    barrier, stored, first = threading.Barrier(4), contents._stored, []
 
     def slowly(path):
         if first:
             barrier.wait(60)
         first.append(path)
-        return read(path)
+        return stored(path)
 
-    monkeypatch.setattr(chunks, "_stored", slowly)
-    monkeypatch.setattr(chunks, "SLOW", 0)
-    monkeypatch.setattr(chunks, "AHEAD_BYTES", 4 * 10 * 4 * 4)
-    found = LocalChunks.of(array).read((slice(None), slice(None)), array.shape)
+    monkeypatch.setattr(contents, "_stored", slowly)
+    monkeypatch.setattr(contents, "SLOW", 0)
+    monkeypatch.setattr(contents, "AHEAD_BYTES", 4 * 10 * 4 * 4)
+    found = read(array)
     assert np.array_equal(found, values)
     assert len(first) == 9
 
@@ -167,10 +165,9 @@ def test_files_that_take_long_are_read_at_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize("ahead", [0, 10**6])
 def test_a_damaged_chunk_is_an_error_whenever_it_is_read(tmp_path, monkeypatch, ahead):
     _, array, store = several(tmp_path)
-    monkeypatch.setattr(chunks, "SLOW", 0)
-    monkeypatch.setattr(chunks, "AHEAD_BYTES", ahead)
+    monkeypatch.setattr(contents, "SLOW", 0)
+    monkeypatch.setattr(contents, "AHEAD_BYTES", ahead)
     (store / "c" / "5" / "0").write_bytes(b"no chunk")
-    local = LocalChunks.of(array)
-    assert local.read((slice(0, 50), slice(None)), array.shape).shape == (50, 4)
+    assert read(array, (slice(0, 50), slice(None))).shape == (50, 4)
     with pytest.raises(RuntimeError):
-        local.read((slice(None), slice(None)), array.shape)
+        read(array)
