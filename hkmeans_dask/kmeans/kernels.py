@@ -258,9 +258,9 @@ def _small_beside(values: Array) -> float:
     return float(2.0 ** np.floor(np.log2(size / SMALL_PART))) if size else 0.0
 
 
-def take(points: Array, rows: Index) -> Array:
-    """Copy the wanted rows, in this order."""
-    found = np.empty((len(rows), points.shape[1]), points.dtype)
+def take(points: Array, rows: Index, out: Array | None = None) -> Array:
+    """Copy the wanted rows, in this order, to new memory or to `out`."""
+    found = np.empty((len(rows), points.shape[1]), points.dtype) if out is None else out
 
     def fill(part: slice) -> None:
         _fill(found[part], points, rows[part], None)

@@ -264,7 +264,8 @@ def _checksum(points: Array, rows: Index, keys: Array, good: Array | None) -> in
     if good is not None:
         here = good[rows]
         rows, keys = (np.cumsum(good) - 1)[rows[here]], keys[here]
-    return sampling.checksum(points[rows], keys)
+    kept = points if len(rows) == len(points) else points[rows]
+    return sampling.checksum(kept, keys)
 
 
 def _spread(values: Array, where: Array, other: float) -> Array:

@@ -78,7 +78,8 @@ def keep(
     features, keys = sampling.kept(how.seed, limit, start, start + len(block), weights)
     if how.exclude and len(features) > how.n_rows:
         features = _lowest_good(block, start, features, keys, how)
-    rows = np.ascontiguousarray(block[features - start], how.dtype)
+    kept = block if len(features) == len(block) else block[features - start]
+    rows = np.ascontiguousarray(kept, how.dtype)
     good = _good(rows, how.unit) if how.exclude else None
     if good is not None:
         rows, features = rows[good], features[good]

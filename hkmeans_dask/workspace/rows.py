@@ -10,7 +10,6 @@ group is read from its own. It has their bytes, keys first; a record tells the r
 
 from __future__ import annotations
 
-import zlib
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from hkmeans_dask.kmeans import kernels
 from hkmeans_dask.remote.ranges import expect, together
+from hkmeans_dask.workspace import checksums
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -124,7 +124,7 @@ class StoredRows(NamedTuple):
     """(n_pieces + 1,), where pieces begin and end; every group begins a piece."""
 
     checksums: Array
-    """(2, n_pieces), uint32: CRC-32 of the keys and of the rows of each piece."""
+    """(2, n_pieces), uint64, of the keys and of the rows of each piece."""
 
     like: Array
     """No rows, but of the same dtype and width."""
@@ -225,7 +225,7 @@ def _read(file: BinaryIO, values: Array, checksum: Any) -> None:
     content = _content(values)
     if file.readinto(content) != len(content):  # type: ignore[attr-defined]
         raise EOFError("it ends too early")
-    if zlib.crc32(content) != checksum:
+    if not checksums.fits(values, checksum):
         raise ValueError("wrong checksum")
 
 
@@ -240,17 +240,20 @@ def write(file: BinaryIO, rows: Rows) -> tuple[Index, Array]:
     cuts = _cuts(rows.starts, max(1, PIECE_BYTES // max(1, row_bytes(rows.like))))
     spans = [slice(*span) for span in pairwise(cuts.tolist())]
     keys = _written(file, (rows.keys[span] for span in spans))
-    values = _written(file, (rows.array[rows.order[span]] for span in spans))
-    return cuts, np.array([keys, values], np.uint32).reshape(2, len(spans))
+    tallest, width = int(np.diff(cuts).max(initial=0)), rows.like.shape[1]
+    piece = np.empty((tallest, width), rows.like.dtype)  # new memory costs as much
+    chosen = (rows.order[span] for span in spans)
+    taken = (kernels.take(rows.array, some, piece[: len(some)]) for some in chosen)
+    values = _written(file, taken)
+    return cuts, np.array([keys, values], np.uint64).reshape(2, len(spans))
 
 
 def _written(file: BinaryIO, arrays: Iterator[Array]) -> list[int]:
-    checksums = []
+    found = []
     for array in arrays:
-        content = _content(np.ascontiguousarray(array))
-        file.write(content)
-        checksums.append(zlib.crc32(content))
-    return checksums
+        file.write(_content(array))
+        found.append(checksums.checksum(array))
+    return found
 
 
 def gather(
