@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -23,8 +24,13 @@ from hkmeans_dask.fitting import fitted
 from hkmeans_dask.inputs import arrays, checks, fit_key, xarrays
 from hkmeans_dask.inputs.weights import read_weights
 from hkmeans_dask.kmeans.hierarchy import EXCLUDED, Hierarchy
-from hkmeans_dask.planning.job import check_transform, job_of
+from hkmeans_dask.planning.job import Later, found_for, job_of
 from hkmeans_dask.planning.plan import plan_fit
+from hkmeans_dask.planning.reducing import (
+    project_labels,
+    project_spread,
+    project_transform,
+)
 from hkmeans_dask.reporting.diagnostics import Diagnostics
 from hkmeans_dask.runtime.execution import Runner, peak_memory
 from hkmeans_dask.runtime.progress import shown
@@ -34,8 +40,6 @@ from hkmeans_dask.storage.persistence import ZarrPersistence
 
 if TYPE_CHECKING:
     import os
-
-    import dask.array as da
 
     from hkmeans_dask.inputs.arrays import Features
     from hkmeans_dask.kmeans.kernels import Array
@@ -425,19 +429,7 @@ class HierarchicalKMeans(
         wrapped = self.feature_axis == 1 and container != "default"
         if wrapped:
             checks.check_container(container, level, lazy=arrays.is_lazy(X))
-        features = self._take(X, reset=False, join=False)
-        weights = read_weights(feature_weight, self.n_features_in_)
-        labels = reduction.lazy_labels(self.labels_, features.blocks.chunks[0])
-        sizes = self.sizes_
-        if level == "coarse":
-            labels = reduction.big_labels(labels, self.parents_)
-            n_big = len(self.coarse_centers_)
-            sizes = np.bincount(self.parents_, sizes, n_big).astype(np.int64)
-        factors = np.sqrt(sizes) if self.scaling else np.ones(len(sizes))
-        features = features.weighted(weights)
-        runner = check_transform(features, len(sizes))
-        means = reduction.cluster_means(features, labels, factors)
-        given = self._give(means, features.in_memory, runner)
+        given = self._give(self._means(X, level, feature_weight))
         return given if wrapped else relabel(given)
 
     def inverse_transform(self, X_red: Any) -> Any:
@@ -462,21 +454,12 @@ class HierarchicalKMeans(
         ValueError
             If `X_red` has another number of clusters, or is a DataArray with these in
             another order.
+        MemoryError
+            As in `transform`.
         """
         check_is_fitted(self)
         X_red, relabel = self._plain_clusters(X_red)
-        reduced = arrays.read_features(X_red, self._axis, join=False)
-        if reduced.blocks.shape[0] != self.n_clusters_:
-            raise ValueError(
-                f"X_red has {reduced.blocks.shape[0]} clusters, but HierarchicalKMeans "
-                f"is expecting {self.n_clusters_} clusters as input."
-            )
-        factors = 1 / np.sqrt(self.sizes_) if self.scaling else None
-        values = reduced.blocks.astype(reduced.dtype)
-        chunks = arrays.feature_chunks(self.n_features_in_, values)
-        labels = reduction.lazy_labels(self.labels_, chunks)
-        spread = reduction.spread(values, labels, factors)
-        return relabel(self._give(spread, reduced.in_memory))
+        return relabel(self._give(self._spread(X_red)))
 
     @available_if(_features_in_rows)
     def predict(self, X: Any, *, level: str = "fine") -> Any:
@@ -504,25 +487,14 @@ class HierarchicalKMeans(
             If X has another number of samples, or NaN or infinities that `missing`
             refuses (lazy: computed); if it is so chunked along samples that a fit would
             copy it.
+        MemoryError
+            As in `transform`.
         """
         check_is_fitted(self)
         checks.check_level(level)
         X, relabel = self._plain_new_features(X)
         features = arrays.read_whole_features(X, 0)
-        expected = self.cluster_centers_.shape[1]
-        if features.blocks.shape[1] != expected:
-            raise ValueError(
-                f"X has {features.blocks.shape[1]} samples, but HierarchicalKMeans is "
-                f"expecting {expected} samples as input."
-            )
-        exclude = self.missing == "exclude"
-        if features.in_memory and not exclude:
-            reduction.refuse_not_finite(features)
-        what = (features, self._hierarchy())
-        labels = reduction.predict_labels(*what, exclude=exclude)
-        if level == "coarse":
-            labels = reduction.big_labels(labels, self.parents_)
-        return relabel(self._give(labels, features.in_memory))
+        return relabel(self._give(self._new_labels(features, level)))
 
     @available_if(_features_in_columns)
     def get_feature_names_out(self, input_features: Any = None) -> Array:
@@ -566,6 +538,59 @@ class HierarchicalKMeans(
             )
         return features
 
+    def _means(self, X: Any, level: str, feature_weight: Any) -> Later:
+        """Average features later."""
+        features = self._take(X, reset=False, join=False)
+        weights = read_weights(feature_weight, self.n_features_in_)
+        labels = reduction.lazy_labels(self.labels_, features.blocks.chunks[0])
+        sizes = self.sizes_
+        if level == "coarse":
+            labels = reduction.big_labels(labels, self.parents_)
+            n_big = len(self.coarse_centers_)
+            sizes = np.bincount(self.parents_, sizes, n_big).astype(np.int64)
+        factors = np.sqrt(sizes) if self.scaling else np.ones(len(sizes))
+        features = features.weighted(weights)
+        project = partial(project_transform, features, len(sizes))
+        runner = found_for(features, project)
+        means = reduction.cluster_means(features, labels, factors)
+        return Later(means, self._axis, features.in_memory, runner)
+
+    def _spread(self, X_red: Any) -> Later:
+        """Give features the values of their clusters later."""
+        reduced = arrays.read_features(X_red, self._axis, join=False)
+        if reduced.blocks.shape[0] != self.n_clusters_:
+            raise ValueError(
+                f"X_red has {reduced.blocks.shape[0]} clusters, but HierarchicalKMeans "
+                f"is expecting {self.n_clusters_} clusters as input."
+            )
+        factors = 1 / np.sqrt(self.sizes_) if self.scaling else None
+        values = reduced.blocks.astype(reduced.dtype)
+        chunks = arrays.feature_chunks(self.n_features_in_, values)
+        projected = project_spread(reduced, max(chunks), scaled=self.scaling)
+        runner = found_for(reduced, lambda _: projected)
+        labels = reduction.lazy_labels(self.labels_, chunks)
+        spread = reduction.spread(values, labels, factors)
+        return Later(spread, self._axis, reduced.in_memory, runner)
+
+    def _new_labels(self, features: Features, level: str) -> Later:
+        """Label new features later, those of an array in memory after a look at it."""
+        expected = self.cluster_centers_.shape[1]
+        if features.blocks.shape[1] != expected:
+            raise ValueError(
+                f"X has {features.blocks.shape[1]} samples, but HierarchicalKMeans is "
+                f"expecting {expected} samples as input."
+            )
+        exclude, hierarchy = self.missing == "exclude", self._hierarchy()
+        how = {"copied": self._axis == 1, "exclude": exclude}
+        projected = project_labels(features, hierarchy, **how)
+        runner = found_for(features, lambda _: projected)
+        if features.in_memory and not exclude:
+            reduction.refuse_not_finite(features)
+        labels = reduction.predict_labels(features, hierarchy, exclude=exclude)
+        if level == "coarse":
+            labels = reduction.big_labels(labels, self.parents_)
+        return Later(labels, 0, features.in_memory, runner)
+
     def _set_fitted(
         self, features: Features, hierarchy: Hierarchy, found: Labels, owner: object
     ) -> None:
@@ -598,11 +623,10 @@ class HierarchicalKMeans(
         how = (self.compared_, unit, *prices, self.axes_)
         return Hierarchy(self.offset_, *levels, *how)
 
-    def _give(
-        self, result: da.Array, in_memory: bool, runner: Runner | None = None
-    ) -> Any:
+    def _give(self, later: Later) -> Any:
         """Give back the kind of array that came, and the axes."""
-        if in_memory:
-            runner = runner or Runner.find(result, in_memory=True)
-            (result,) = runner.compute(result)
-        return result.T if self._axis == 1 else result
+        if not later.in_memory:
+            return later.result
+        runner = later.runner or Runner.find(later.rows, in_memory=True)
+        (result,) = runner.compute(later.rows)
+        return result.T if later.axis == 1 else result

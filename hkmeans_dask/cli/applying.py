@@ -14,25 +14,34 @@ from hkmeans_dask.runtime.progress import phase, said_if_slow
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import dask.array as da
-
     from hkmeans_dask.cli.cluster import Cluster
     from hkmeans_dask.estimator import HierarchicalKMeans
+    from hkmeans_dask.planning.job import Later
 
 
-def labels_of(model: HierarchicalKMeans, X: Any, level: str) -> da.Array:
+def labels_of(model: HierarchicalKMeans, X: Any, level: str) -> Later:
     """Label the features of X, which are in its columns if those of the fit were."""
     from hkmeans_dask.inputs.arrays import read_whole_features
 
-    features = read_whole_features(X, model._axis)
-    by_rows = model.set_params(feature_axis=0)
-    labels: da.Array = by_rows.predict(features.blocks, level=level)
-    return labels
+    return model._new_labels(read_whole_features(X, model._axis), level)
+
+
+def means_of(
+    model: HierarchicalKMeans, X: Any, level: str, feature_weight: str | None
+) -> Later:
+    """Average the features of X, by weights in an array of Zarr."""
+    weights = open_values(feature_weight) if feature_weight else None
+    return model._means(X, level, weights)
+
+
+def values_of(model: HierarchicalKMeans, X_red: Any) -> Later:
+    """Give features the values of their clusters."""
+    return model._spread(X_red)
 
 
 def write(
     name: str,
-    lazily: Callable[[HierarchicalKMeans, Any], da.Array],
+    lazily: Callable[[HierarchicalKMeans, Any], Later],
     source: str,
     model_path: str,
     output: str,
@@ -64,8 +73,10 @@ def write(
     # wrote would bring a part of it back.
     place_for = outputs.writing(output, overwrite=overwrite)
     with fills_explained(X), place_for as place, cluster.running():
-        result = lazily(model, X)
-        runner = Runner.find(result, in_memory=False)
+        later = lazily(model, X)
+        result = later.result
+        runner = later.runner or Runner.seen(later.rows, in_memory=False)
+        runner.prepare()
         with phase(name, {}):
             outputs.fill(place, result, runner.write, names, output_component)
     seconds = time.perf_counter() - start

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hkmeans_dask import __version__
-from hkmeans_dask.cli.applying import labels_of, write
+from hkmeans_dask.cli.applying import labels_of, means_of, values_of, write
 from hkmeans_dask.cli.axes import FEATURE
 from hkmeans_dask.cli.cluster import Cluster, threads
 from hkmeans_dask.cli.inputs import fills_explained, open_values
@@ -42,8 +42,6 @@ from hkmeans_dask.compat import lean_imports
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-
-    import dask.array as da
 
     from hkmeans_dask.estimator import HierarchicalKMeans
 
@@ -240,11 +238,7 @@ def transform(level: str, feature_weight: str | None, **options: Any) -> None:
     """Average the features of each cluster; weights of the fit are not kept."""
     from hkmeans_dask.inputs.xarrays import CLUSTER, COARSE_CLUSTER
 
-    def means(model: HierarchicalKMeans, X: Any) -> da.Array:
-        weights = open_values(feature_weight) if feature_weight else None
-        reduced: da.Array = model.transform(X, level=level, feature_weight=weights)
-        return reduced
-
+    means = functools.partial(means_of, level=level, feature_weight=feature_weight)
     by = COARSE_CLUSTER if level == "coarse" else CLUSTER
     _print(write("transform", means, **options, by=by, weights=feature_weight))
 
@@ -254,10 +248,7 @@ def transform(level: str, feature_weight: str | None, **options: Any) -> None:
 @writing_arrays
 def inverse_transform(**options: Any) -> None:
     """Give each feature the values of its cluster."""
-    name = "inverse-transform"
-    _print(
-        write(name, lambda model, X: model.inverse_transform(X), **options, by=FEATURE)
-    )
+    _print(write("inverse-transform", values_of, **options, by=FEATURE))
 
 
 @commands.command()

@@ -109,7 +109,7 @@ class Projection(NamedTuple):
         """
         reading = [size for name, size in self.tasks.items() if name in LAST]
         training = [size for name, size in self.tasks.items() if name not in LAST]
-        training_peak = self.held + n_threads * max(training)
+        training_peak = self.held + n_threads * max(training, default=0)
         training_peak += self.model * ("rows" in self.tasks)
         peak = max(training_peak, self.model + n_threads * max(reading, default=0))
         return peak if n_threads == 1 else int(SHARED * peak)
@@ -311,6 +311,11 @@ def _label(sizes: Sizes) -> int:
         tile *= 6
     work = cast + labels + max(_kept(sizes) + keys, tile)
     return centers + block + max(sizes.read_bytes, work)
+
+
+def labelling(sizes: Sizes) -> tuple[int, int]:
+    """Bytes of a task that labels features, and of the centers that tasks share."""
+    return _label(sizes), _model(sizes)
 
 
 def _refine(sizes: Sizes) -> int:

@@ -1,9 +1,13 @@
-"""Projected memory of `transform`: arithmetic on shapes, as `memory` is for a fit.
+"""Projected memory of what is lazy: arithmetic on shapes, as `memory` is for a fit.
 
 ====================  =================================================================
 sum                   a block, its sums three times; large: those of all clusters, too
 merge                 ten sums of all clusters, or of large ones four, of one range
 join                  the means of one chunk of samples, twice
+label                 what it takes in a fit
+read                  the means of all clusters of one chunk of samples, twice
+spread                these, a block and what is written of it; scaled means
+write                 a chunk of an output, joined and encoded
 ====================  =================================================================
 
 Sums that wait for others come on top: seven of each level of the tree, or one of large
@@ -15,13 +19,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hkmeans_dask.kmeans.sums import FAN_IN
-from hkmeans_dask.planning.memory import SMALL, SPARE, Projection
-from hkmeans_dask.planning.sizes import LABEL
+from hkmeans_dask.planning.memory import SMALL, SPARE, Projection, labelling
+from hkmeans_dask.planning.sizes import LABEL, Sizes
 from hkmeans_dask.reduction import RANGES, are_large, together
+from hkmeans_dask.storage.outputs import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from hkmeans_dask.inputs.arrays import Features
+    from hkmeans_dask.kmeans.hierarchy import Hierarchy
 
 SUM = 8
 """Bytes of one sum."""
@@ -33,6 +41,7 @@ WIDE = (
     "Pass X in chunks of fewer samples, as X.rechunk(...) makes them of an array of "
     "dask, or take fewer clusters (level='coarse')"
 )
+FEWER = "Pass X_red in chunks of fewer samples"
 TALL = "Store X in smaller chunks (16 to 64 MB)"
 
 
@@ -65,12 +74,77 @@ def project_transform(
         "merge": merged,
         "join": 2 * means,
     }
-    tasks = {name: int(SPARE * size) + SMALL for name, size in tasks.items()}
+    tasks = _with_spare(tasks)
     waiting = _waiting(n_partials, part, sums, large=large)
     if n_workers > 1:  # each has one that it has just made
         waiting = sums * large + waiting // n_workers
     remedy = WIDE if 2 * (sums + waiting) > max(tasks.values()) else TALL
     return Projection(waiting, tasks, work="transform", remedy=remedy)
+
+
+def project_labels(
+    features: Features, hierarchy: Hierarchy, *, copied: bool, exclude: bool
+) -> Projection:
+    """Project the memory of labels by the rule of a model, as `project_transform`.
+
+    Parameters
+    ----------
+    features : Features
+        In blocks of whole features.
+    hierarchy : Hierarchy
+    copied : bool
+        Whether blocks are copied, to be C-contiguous.
+    exclude : bool
+        Whether features with values that are not finite are left out.
+    """
+    blocks, centers = features.blocks, hierarchy.fine
+    rows = max(blocks.chunks[0])
+    sizes = Sizes(
+        n_features=blocks.shape[0],
+        n_samples=blocks.shape[1],
+        n_clusters=len(centers),
+        n_rows=0,
+        n_big=len(hierarchy.coarse),
+        itemsize=centers.itemsize,
+        block_rows=rows,
+        block_bytes=rows * blocks.shape[1] * blocks.itemsize,
+        read_bytes=features.read_bytes,
+        cast=int(hierarchy.unit) + (copied or blocks.dtype != centers.dtype),
+        copied=False,
+        beyond=hierarchy.axes.size > 0,
+        exclude=exclude,
+    )
+    label, model = labelling(sizes)
+    written = min(CHUNK_BYTES, np.dtype(np.int32).itemsize * blocks.shape[0])
+    tasks = _with_spare({"label": label, "write": 3 * written})
+    return Projection(0, tasks, model, work="prediction", remedy=TALL)
+
+
+def project_spread(means: Features, rows: int, *, scaled: bool) -> Projection:
+    """Project the memory of the way back, as `project_transform`.
+
+    Parameters
+    ----------
+    means : Features
+        Clusters instead of features, in the chunks that are read.
+    rows : int
+        Features in a block of the result.
+    scaled : bool
+        Whether means are scaled first.
+    """
+    n_clusters = means.blocks.shape[0]
+    width, itemsize = max(means.blocks.chunks[1]), means.dtype.itemsize
+    column = n_clusters * width * itemsize
+    block = rows * (width * itemsize + 2 * LABEL)
+    tasks = {
+        "read": 2 * column + means.read_bytes,
+        "spread": column + 2 * block + min(column, block) * scaled,
+    }
+    return Projection(0, _with_spare(tasks), work="reconstruction", remedy=FEWER)
+
+
+def _with_spare(tasks: dict[str, int]) -> dict[str, int]:
+    return {name: int(SPARE * size) + SMALL for name, size in tasks.items()}
 
 
 def _waiting(n_partials: int, part: int, sums: int, *, large: bool) -> int:

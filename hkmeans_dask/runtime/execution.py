@@ -54,8 +54,8 @@ RETRIES = 2
 """Times a task is tried again on a cluster after an error (a passing read error)."""
 
 
-WARNED = 5
-"""Calls from `fit` to where it finds the scheduler: a warning is of its caller."""
+WARNED = 6
+"""Calls from `fit` to where it prepares who computes: a warning is of its caller."""
 
 _prepared: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 """By client the workers that were told to import what tasks need."""
@@ -95,16 +95,7 @@ class Runner:
             If a process of a cluster has another version of this package, or none.
         """
         runner = cls.seen(array, in_memory=in_memory)
-        if runner.get is _PROCESSES:
-            warnings.warn(
-                "dask's scheduler 'processes' takes all that one task gives to another "
-                "through this process, many times as long as threads take. Use "
-                "scheduler='threads', or a distributed.Client.",
-                stacklevel=WARNED,
-            )
-        if runner.client:
-            _compare_versions(runner.client)
-            runner.import_early()
+        runner.prepare()
         return runner
 
     @classmethod
@@ -114,6 +105,19 @@ class Runner:
         if in_memory and (inspect.ismethod(get) or get is _PROCESSES):
             get = dask.base.named_schedulers["threads"]
         return cls(get)
+
+    def prepare(self) -> None:
+        """Do what `find` does before something is computed here."""
+        if self.get is _PROCESSES:
+            warnings.warn(
+                "dask's scheduler 'processes' takes all that one task gives to another "
+                "through this process, many times as long as threads take. Use "
+                "scheduler='threads', or a distributed.Client.",
+                stacklevel=WARNED,
+            )
+        if self.client:
+            _compare_versions(self.client)
+            self.import_early()
 
     def import_early(self) -> None:
         """Let workers import what tasks need, all at once, while a fit is prepared."""

@@ -6,18 +6,22 @@ import subprocess
 import sys
 import tracemalloc
 from collections import Counter
+from functools import partial
 
 import dask
 import dask.array as da
 import numpy as np
 import pytest
+import zarr
 from distributed import Client
 
 from hkmeans_dask import HierarchicalKMeans, reduction
 from hkmeans_dask.inputs import arrays
+from hkmeans_dask.planning import job, reducing
 from hkmeans_dask.planning.reducing import project_transform
 from hkmeans_dask.reduction import cluster_means, lazy_labels
 from hkmeans_dask.runtime import graphs
+from hkmeans_dask.storage import outputs
 from tests.conftest import local_cluster
 from tests.planning.test_memory import peak, peak_of, warm
 from tests.strategies import Watched
@@ -110,15 +114,50 @@ def test_a_transform_holds_few_sums_of_all_clusters():
     sums = 8 * n_clusters * width
     assert sums > reduction.LARGE_SUMS
     lazy = cluster_means(*what)
+    held = held_by(lambda: lazy.compute(scheduler="synchronous"))
+    assert held < 4 * sums
+    assert held < project_transform(what[0], n_clusters).peak()
+
+
+def held_by(work):
+    """Bytes that Python and NumPy hold at most while something works."""
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        lazy.compute(scheduler="synchronous")
-        held = tracemalloc.get_traced_memory()[1] - before
+        work()
+        return tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
-    assert held < 4 * sums
-    assert held < project_transform(what[0], n_clusters).peak()
+
+
+@pytest.mark.parametrize("scaling", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.int16])
+def test_what_else_is_lazy_holds_no_more_than_is_projected(
+    scaling, dtype, tmp_path, monkeypatch
+):
+    """Read from Zarr, and written to it."""
+    monkeypatch.setattr(reducing, "SMALL", 2 * MB)
+    X = rng.normal(scale=50, size=(60_000, 96)).astype(dtype)
+    means = rng.normal(size=(2000, 96)).astype(np.float32)
+    array = zarr.create_array(
+        tmp_path / "x", shape=X.shape, chunks=(30_000, 96), dtype=dtype
+    )
+    array[...] = X
+    model = HierarchicalKMeans(2000, scaling=scaling).fit(X)
+    reduced = zarr.create_array(
+        tmp_path / "reduced", shape=means.shape, chunks=(500, 48), dtype=np.float32
+    )
+    reduced[...] = means
+    projected = []
+    with monkeypatch.context() as patched:
+        patched.setattr(job, "check_memory", lambda _, found: projected.append(found))
+        features = arrays.read_whole_features(array, 0)
+        later = [model._new_labels(features, "fine"), model._spread(reduced)]
+    for one, projection in zip(later, projected, strict=True):
+        place, compute = str(tmp_path / projection.work), dask.compute
+        with dask.config.set(scheduler="synchronous"):
+            held = held_by(partial(outputs.fill, place, one.result, compute))
+        assert held < projection.peak() < 2 * held
 
 
 def test_what_no_worker_can_hold_is_refused_with_the_remedy():
