@@ -305,10 +305,10 @@ def test_damage_while_a_fit_runs_is_repaired(tmp_path, monkeypatch):
     _, X = watched()
     original = fitting.train_fine
 
-    def damaging(*args):
+    def damaging(*args, **how):
         monkeypatch.setattr(fitting, "train_fine", original)
         flip_data(only(tmp_path) / "partition-0.raw")
-        return original(*args)
+        return original(*args, **how)
 
     monkeypatch.setattr(fitting, "train_fine", damaging)
     with pytest.warns(UserWarning, match=r"partition-0\.raw is damaged"):
@@ -318,9 +318,9 @@ def test_damage_while_a_fit_runs_is_repaired(tmp_path, monkeypatch):
 def test_a_disk_that_keeps_damaging_files_ends_the_fit(tmp_path, monkeypatch):
     original = fitting.train_fine
 
-    def damaging(*args):
+    def damaging(*args, **how):
         flip_data(only(tmp_path) / "partition-0.raw")
-        return original(*args)
+        return original(*args, **how)
 
     monkeypatch.setattr(fitting, "train_fine", damaging)
     model = HierarchicalKMeans(9, work_dir=tmp_path)
