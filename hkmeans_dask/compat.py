@@ -80,12 +80,13 @@ async def documents(array: Any, store: Any) -> list[tuple[Any, Any]]:
 
 
 @contextmanager
-def lean_imports() -> Iterator[None]:
-    """Let dask.array not import what it would only look for in blocks: that takes 1 s.
+def lean_imports(*packages: str) -> Iterator[None]:
+    """Let others not import packages that they would only look for: that takes 1 s.
 
-    Only for processes of our own, in which nobody has arrays of these packages.
+    dask.array looks for blocks of sparse and xarray, scikit-learn for tables of pandas.
+    Only for processes of our own, in which nobody has any.
     """
-    absent = [name for name in ("sparse", "xarray") if name not in sys.modules]
+    absent = [name for name in packages if name not in sys.modules]
     sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
     try:
         yield

@@ -12,7 +12,7 @@ import zarr
 from click.testing import CliRunner
 from distributed import default_client, wait
 
-from tests.benchmarks import evenness, processes
+from tests.benchmarks import evenness, processes, start
 from tests.benchmarks.__main__ import _wanted, main
 from tests.benchmarks.catalogue import BENCHMARKS, KINDS, Method, small
 from tests.benchmarks.data import blobs_zarr, fmri, patches
@@ -60,6 +60,24 @@ def test_small_run(name, tmp_path):
     ours = benchmark["summaries"][0]
     assert ours["method"] == "hkmeans_dask"
     assert ours["time_ratio"] == 1
+
+
+@pytest.mark.slow
+def test_what_passes_before_the_first_block_is_told():
+    done = CliRunner().invoke(start.main, ["--features", "2000", "--repeats", "1"])
+    assert done.exit_code == 0, done.output
+    head, *lines = done.stdout.splitlines()
+    assert head.split()[0] == "seconds"
+    names = [
+        "imports",
+        "fit, threads",
+        "fit, --workers 2",
+        "first fit on a new cluster",
+    ]
+    for name, line in zip([*names, "second fit there"], lines, strict=True):
+        seconds, _, cpu, _ = map(float, line.removeprefix(name).split())
+        assert seconds > 0
+        assert cpu > 0
 
 
 def test_who_is_on_the_front():

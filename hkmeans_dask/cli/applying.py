@@ -53,7 +53,6 @@ def write(
     weights: str | None = None,
 ) -> str:
     """Write what a method of the model makes of an array, block by block; say what."""
-    from hkmeans_dask.runtime.execution import Runner
     from hkmeans_dask.storage import outputs
 
     start = time.perf_counter()
@@ -61,24 +60,27 @@ def write(
     cluster.check([*needed, output])
     check_output(output, overwrite, needed)
     X = open_values(source, component)
-    model, called = _model_for(X, model_path, by)
-    axis = model._axis
-    names = axes.named(X, axis, called if by == FEATURE else by, called)
-    if output_component in names:
-        raise ValueError(
-            f"--output-component should be no name of an axis ({', '.join(names)}): "
-            f"xarray takes that for coordinates. {output_component!r} was given."
-        )
-    # The workers end before the output is removed after an error: a task that still
-    # wrote would bring a part of it back.
-    place_for = outputs.writing(output, overwrite=overwrite)
-    with fills_explained(X), place_for as place, cluster.running():
-        later = lazily(model, X)
-        result = later.result
-        runner = later.runner or Runner.seen(later.rows, in_memory=False)
-        runner.prepare()
-        with phase(name, {}):
-            outputs.fill(place, result, runner.write, names, output_component)
+    with cluster.starting() as started:
+        model, called = _model_for(X, model_path, by)
+        axis = model._axis
+        names = axes.named(X, axis, called if by == FEATURE else by, called)
+        if output_component in names:
+            raise ValueError(
+                f"--output-component should be no name of an axis ({', '.join(names)}):"
+                f" xarray takes that for coordinates. {output_component!r} was given."
+            )
+        # The workers end before the output is removed after an error: a task that still
+        # wrote would bring a part of it back.
+        place_for = outputs.writing(output, overwrite=overwrite)
+        with fills_explained(X), place_for as place, started.running():
+            from hkmeans_dask.runtime.execution import Runner
+
+            later = lazily(model, X)
+            result = later.result
+            runner = later.runner or Runner.seen(later.rows, in_memory=False)
+            runner.prepare()
+            with phase(name, {}):
+                outputs.fill(place, result, runner.write, names, output_component)
     seconds = time.perf_counter() - start
     return f"{output}: {result.shape} {result.dtype}, {seconds:.1f} s"
 
@@ -88,7 +90,7 @@ def _model_for(
 ) -> tuple[HierarchicalKMeans, str]:
     """Load a model, find its axis in X, and tell what it calls its features."""
     from hkmeans_dask.estimator import HierarchicalKMeans
-    from hkmeans_dask.inputs.xarrays import CLUSTER
+    from hkmeans_dask.inputs.checks import CLUSTER
     from hkmeans_dask.storage import opening
 
     with said_if_slow("reading the model %s", model_path):

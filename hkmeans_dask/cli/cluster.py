@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import signal
-from contextlib import contextmanager
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from hkmeans_dask.cli.alone import import_estimator
 from hkmeans_dask.runtime.progress import said_if_slow
 
 if TYPE_CHECKING:
@@ -39,6 +41,9 @@ class Cluster:
     tls: tuple[Path | None, Path | None, Path | None] = (None, None, None)
     """Files of the certificate of who signed, of that of this client, and of its key;
     without them those of dask's configuration."""
+
+    started: Future[Any] | None = None
+    """The workers, while they start."""
 
     def check(self, urls: Sequence[str]) -> None:
         """Refuse options that do not go together, and stores that workers miss."""
@@ -73,6 +78,28 @@ class Cluster:
             )
 
     @contextmanager
+    def starting(self) -> Iterator[Cluster]:
+        """Start workers while this process imports what it needs; give what is to run.
+
+        What can be refused before should be: workers take seconds to start and end.
+        """
+        if not self.workers:
+            import_estimator()
+            yield self
+            return
+        logger.info("starting %d workers ...", self.workers)
+        import distributed  # noqa: F401  (not by two threads at once)
+
+        with ThreadPoolExecutor(1) as pool:
+            started = pool.submit(self._local)
+            try:
+                import_estimator()
+                yield replace(self, started=started)
+            finally:
+                with suppress(Exception):  # it is told where the workers are wanted
+                    started.result().close()
+
+    @contextmanager
     def running(self) -> Iterator[None]:
         """Compute there inside; when it ends, no task of ours is still writing.
 
@@ -85,8 +112,11 @@ class Cluster:
                 client = self._connected()
             with client, _deaths_explained("more memory"):
                 yield
+        elif self.started:
+            with self._at_work(self.started):
+                yield
         elif self.workers:
-            with self._local():
+            with self.starting() as cluster, cluster.running():
                 yield
         else:
             with threads():
@@ -133,33 +163,35 @@ class Cluster:
             )
         return security
 
-    @contextmanager
-    def _local(self) -> Iterator[None]:
+    def _local(self) -> Any:
         """Start one-thread worker processes, of this machine and this user only.
 
         They listen on loopback, and take no one without the certificate that is made
         for them: else any user of the machine could run code as this one.
         """
-        logger.info("starting %d workers ...", self.workers)
-        from distributed import Client, LocalCluster, Security
+        from distributed import LocalCluster, Security
 
-        with (
-            LocalCluster(
-                n_workers=self.workers,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                security=Security.temporary(),
-                dashboard_address=None,
-                # Its HTTP server runs all the same, and warns if 8787 is taken.
-                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-                memory_limit=self.memory_limit or "auto",
-                preload=["hkmeans_dask.cli.preload"],
-                # What goes wrong in a worker arrives here as the exception.
-                silence_logs=logging.CRITICAL,
-            ) as cluster,
-            Client(cluster) as client,
-        ):
+        return LocalCluster(
+            n_workers=self.workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            security=Security.temporary(),
+            dashboard_address=None,
+            # Its HTTP server runs all the same, and warns if 8787 is taken.
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+            memory_limit=self.memory_limit or "auto",
+            preload=["hkmeans_dask.cli.preload"],
+            # What goes wrong in a worker arrives here as the exception.
+            silence_logs=logging.CRITICAL,
+        )
+
+    @contextmanager
+    def _at_work(self, started: Future[Any]) -> Iterator[None]:
+        """Compute on workers that have been started, which end."""
+        from distributed import Client
+
+        with started.result() as cluster, Client(cluster) as client:
             client.register_worker_callbacks(_ignore_signals)
             with _deaths_explained("more memory (--memory-limit)"):
                 yield

@@ -3,7 +3,8 @@
 Every command checks what it can before it starts workers or reads data, and writes
 outputs that appear only when they are complete. Whatever is wrong with the input gets
 one line on stderr and exit code 2. dask, scikit-learn and zarr take seconds to import,
-so commands import what they need; ``--help`` waits for none of them.
+so commands import what they need, the largest part while workers start; ``--help``
+waits for none of them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hkmeans_dask import __version__
+from hkmeans_dask.cli.alone import alone, import_estimator
 from hkmeans_dask.cli.applying import labels_of, means_of, values_of, write
 from hkmeans_dask.cli.axes import FEATURE
 from hkmeans_dask.cli.cluster import Cluster, threads
@@ -38,7 +40,6 @@ from hkmeans_dask.cli.options import (
 from hkmeans_dask.cli.saving import check_output, save
 from hkmeans_dask.cli.signals import Terminated, terminable
 from hkmeans_dask.cli.slurm import write_scripts
-from hkmeans_dask.compat import lean_imports
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -67,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> int:
     # asyncio would log what a client of a cluster was waiting for at Ctrl-C.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     wanted: dict[str, bool] = {}
-    own = lean_imports() if args is None else nullcontext()
+    own = alone() if args is None else nullcontext()
     with warnings.catch_warnings(), terminable(), own:
         warnings.showwarning = show_warning
         try:
@@ -135,7 +136,6 @@ def fit(
     **parameters: Any,
 ) -> None:
     """Cluster features and save the model."""
-    from hkmeans_dask.estimator import HierarchicalKMeans
     from hkmeans_dask.inputs import checks
     from hkmeans_dask.storage import opening
 
@@ -144,11 +144,15 @@ def fit(
     check_output(model_path, overwrite, needed)
     X = open_values(source, component)
     parameters["feature_axis"] = opening.find_axis(X, parameters["feature_axis"])
-    model = HierarchicalKMeans(init=_init(init), **parameters)
-    checks.check_parameters(model.get_params(deep=False))
+    parameters["init"] = _init(init)
+    checks.check_parameters(parameters)
     weights = open_values(feature_weight) if feature_weight else None
-    with fills_explained(X), cluster.running():
-        model.fit(X, feature_weight=weights)
+    with cluster.starting() as started:
+        from hkmeans_dask.estimator import HierarchicalKMeans
+
+        model = HierarchicalKMeans(**parameters)
+        with fills_explained(X), started.running():
+            model.fit(X, feature_weight=weights)
     save(model, model_path, overwrite=overwrite)
     _print_table(_fitted(model, model_path))
 
@@ -170,16 +174,17 @@ def plan(
     **parameters: Any,
 ) -> None:
     """Tell what a fit will read, write, hold and run."""
-    from hkmeans_dask.estimator import HierarchicalKMeans
     from hkmeans_dask.storage import opening
 
     cluster.check([source])
     given = {"init": init, "component": component, **parameters}
     X = open_values(source, component)
     parameters["feature_axis"] = opening.find_axis(X, parameters["feature_axis"])
-    model = HierarchicalKMeans(init=_init(init), **parameters)
-    with cluster.running():
-        planned = model.plan(X)
+    parameters["init"] = _init(init)
+    with cluster.starting() as started, started.running():
+        from hkmeans_dask.estimator import HierarchicalKMeans
+
+        planned = HierarchicalKMeans(**parameters).plan(X)
     _print_table(planned.rows())
     if slurm:
         _print_table(write_scripts(planned, source, given, cluster.workers))
@@ -236,7 +241,7 @@ _level = click.option(
 @writing_arrays
 def transform(level: str, feature_weight: str | None, **options: Any) -> None:
     """Average the features of each cluster; weights of the fit are not kept."""
-    from hkmeans_dask.inputs.xarrays import CLUSTER, COARSE_CLUSTER
+    from hkmeans_dask.inputs.checks import CLUSTER, COARSE_CLUSTER
 
     means = functools.partial(means_of, level=level, feature_weight=feature_weight)
     by = COARSE_CLUSTER if level == "coarse" else CLUSTER
@@ -310,9 +315,10 @@ def report(
     model_path: str, output: str, shape: tuple[int, ...] | None, overwrite: bool
 ) -> None:
     """Write a report of a model: one HTML page."""
+    check_output(output, overwrite, [model_path])
+    import_estimator()
     from hkmeans_dask.estimator import HierarchicalKMeans
 
-    check_output(output, overwrite, [model_path])
     model = HierarchicalKMeans.from_zarr(model_path)
     model.report(output, shape=shape, overwrite=overwrite)
     _print(output)
@@ -334,6 +340,7 @@ def report(
 @debugging
 def demo(output: Path, n_clusters: int, overwrite: bool) -> None:
     """Do the whole job on two photographs."""
+    import_estimator()
     from hkmeans_dask.cli import demo
 
     with threads():

@@ -26,7 +26,7 @@ from sklearn.datasets import load_sample_images
 from hkmeans_dask.cli.axes import FEATURE, SAMPLE
 from hkmeans_dask.estimator import HierarchicalKMeans
 from hkmeans_dask.inputs import checks
-from hkmeans_dask.inputs.xarrays import CLUSTER
+from hkmeans_dask.inputs.checks import CLUSTER
 from hkmeans_dask.runtime.execution import Runner, peak_memory
 from hkmeans_dask.runtime.progress import phase
 from hkmeans_dask.runtime.tasks import names, task

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
-from sklearn.utils.validation import check_array
 
 from hkmeans_dask.kmeans.finite import unmasked
 from hkmeans_dask.kmeans.kernels import to_unit
@@ -21,6 +20,9 @@ if TYPE_CHECKING:
 INITS = ("k-means++", "random")
 METRICS = ("euclidean", "cosine")
 LEVELS = ("fine", "coarse")
+CLUSTER, COARSE_CLUSTER = "cluster", "coarse_cluster"
+"""The dimensions that `transform` gives, by level."""
+
 ALLOCATIONS = ("size", "inertia")
 MISSING = ("error", "exclude")
 URL = re.compile(r"[a-zA-Z][\w+.:-]+:/")
@@ -163,6 +165,8 @@ def check_init(init: Any, n_clusters: int, n_samples: int) -> Array | None:
         return None
     if isinstance(init, da.Array):
         init = da.map_blocks(unmasked, init, "init", dtype=init.dtype).compute()
+    from sklearn.utils.validation import check_array  # parameters need not wait for it
+
     unmasked(init, "init")
     if getattr(init, "dtype", np.dtype(object)).kind != "O":
         arithmetic_dtype(init.dtype, "init")

@@ -22,6 +22,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from hkmeans_dask.inputs.arrays import lazily
+from hkmeans_dask.inputs.checks import CLUSTER, COARSE_CLUSTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from hkmeans_dask.kmeans.kernels import Index
 
     Plain = tuple[Any, Callable[[Any], Any]]
-
-CLUSTER, COARSE_CLUSTER = "cluster", "coarse_cluster"
-"""The dimensions that `transform` gives, by level."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 import dask.array as da
+import dask.threaded
 import numpy as np
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore
@@ -82,7 +83,7 @@ def save(
             for start in range(0, len(values), rows):
                 part = values[start : start + rows]
                 if isinstance(part, da.Array):
-                    part = part.compute(scheduler="threads")
+                    part = part.compute(scheduler=dask.threaded.get)
                 put(target, (slice(start, start + rows),), part)
         record = {"hkmeans_dask": version("hkmeans_dask"), **attributes}
         describe(group, json.loads(json.dumps(record, default=_plain)))

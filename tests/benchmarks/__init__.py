@@ -8,6 +8,7 @@
     python -m tests.benchmarks --small              # seconds each, in one process
     python -m tests.benchmarks simulate             # graphs of 10^9 features, no data
     python -m tests.benchmarks hosts                # hosts that share an S3 server
+    python -m tests.benchmarks start                # small fits, and what they import
 
 Every round (a repeat and a seed) runs all methods one after the other on the same
 data, so that a noisy machine is noisy for all of them::

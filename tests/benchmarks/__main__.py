@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tests.benchmarks import simulate
+from tests.benchmarks import simulate, start
 from tests.benchmarks.catalogue import BENCHMARKS, KINDS, Benchmark, small
 from tests.benchmarks.environment import environment
 from tests.benchmarks.front import draw_all, overview
@@ -82,7 +82,8 @@ def main(
 
     "kinds" are those of data in memory, real and simulated, of all kinds. Instead of
     names, "simulate" runs graphs of fits too large for a machine: "simulate --help",
-    and "hosts" a fit on hosts that share nothing but an S3 server.
+    "hosts" a fit on hosts that share nothing but an S3 server, and "start" small fits
+    beside what they import.
     """
     where = environment()
     click.echo(", ".join(f"{key}: {value}" for key, value in where.items()))
@@ -173,4 +174,6 @@ if __name__ == "__main__":
         from tests.benchmarks import hosts  # what it needs may not be installed
 
         hosts.main(sys.argv[2:])
+    if sys.argv[1:2] == ["start"]:
+        start.main(sys.argv[2:])
     main()

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import dask.array as da
+import numpy as np
 from distributed import Client
 
 from hkmeans_dask.cli.cluster import Cluster
@@ -20,15 +21,20 @@ X = np.random.default_rng(0).normal(size=(100, 4))
 for lazy in (X, da.from_array(X), zarr.array(X)):
     model = HierarchicalKMeans(3).fit(lazy)
     model.inverse_transform(model.transform(lazy))
+    model.to_zarr(sys.argv[1], overwrite=True)
 print("dask_ml" in sys.modules, "distributed" in sys.modules)
 """
 
 COMMAND = """
 import sys
 from hkmeans_dask.cli.commands import main
-sys.argv[1:] = ["plan", sys.argv[1], "-k", "3"]
 code = main()
-print(code, {"dask.array", "sparse", "xarray"} & sys.modules.keys())
+print(code, *sorted({"sklearn", *HEAVY} & sys.modules.keys()))
+"""
+
+HEAVY = """
+dask_ml distributed fsspec.implementations.http h5py icechunk jinja2.sandbox matplotlib
+numba pandas polars pyarrow s3fs sparse tornado xarray
 """
 
 
@@ -45,14 +51,23 @@ def imported():
     return needed & sys.modules.keys() == needed, "sparse" in sys.modules
 
 
-def test_plain_arrays_need_neither_dask_ml_nor_distributed():
-    assert run(FIT) == "False False"
+def test_plain_arrays_need_neither_dask_ml_nor_distributed(tmp_path):
+    assert run(FIT, tmp_path / "model.zarr") == "False False"
 
 
-def test_a_command_imports_no_packages_that_dask_only_looks_for(tmp_path):
-    zarr = tmp_path / "x.zarr"
-    da.zeros((100, 4), chunks=(10, 4)).to_zarr(str(zarr))
-    assert run(COMMAND, str(zarr)) == "0 {'dask.array'}"
+def test_commands_in_threads_import_nothing_that_they_do_not_need(tmp_path):
+    X = np.random.default_rng(0).normal(size=(100, 4))
+    x, model, means = (str(tmp_path / name) for name in ("x", "model", "means"))
+    da.from_array(X, 50).to_zarr(x)
+    script = f"HEAVY = {HEAVY!r}.split()\n{COMMAND}"
+    for words in (
+        ["fit", x, model, "-k", "3"],
+        ["transform", x, model, means],
+        ["inverse-transform", means, model, str(tmp_path / "back")],
+        ["predict", x, model, str(tmp_path / "labels")],
+        ["plan", x, "-k", "3"],
+    ):
+        assert run(script, *words) == "0 sklearn", words
 
 
 def test_workers_of_a_command_begin_with_all_that_their_tasks_need():
