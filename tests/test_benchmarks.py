@@ -12,7 +12,7 @@ import zarr
 from click.testing import CliRunner
 from distributed import default_client, wait
 
-from tests.benchmarks import evenness, processes, start
+from tests.benchmarks import evenness, processes, reading, start
 from tests.benchmarks.__main__ import _wanted, main
 from tests.benchmarks.catalogue import BENCHMARKS, KINDS, Method, small
 from tests.benchmarks.data import blobs_zarr, fmri, patches
@@ -318,3 +318,11 @@ def test_what_is_measured_of_grown_data_is_done(tmp_path):
     assert 0.4 < labelled["reads"] < 0.8, "only the new ones are read"
     assert 2.9 < moved["reads"] < 3.4
     assert moved["unexplained_variance"] < labelled["unexplained_variance"]
+
+
+def test_a_store_that_waits_is_read(capsys):
+    reading.main(["--chunks", "2", "--rounds", "1"], standalone_mode=False)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    kinds = [(codec, kind) for codec in reading.CODECS for kind in ("wall", "CPU")]
+    assert [tuple(line[:2]) for line in lines] == kinds
+    assert float(lines[0][3]) > 20

@@ -7,7 +7,8 @@ import pickle
 import threading
 import tracemalloc
 import weakref
-from concurrent.futures import CancelledError
+import zlib
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 
 import numpy as np
@@ -183,6 +184,19 @@ def test_as_many_requests_as_zarr_makes_are_in_flight():
     assert array.store.most == 3
 
 
+def test_tasks_share_the_loop():
+    class Slow(Wrapped):
+        async def get(self, key, prototype, byte_range=None):
+            for _ in range(zlib.crc32(key.encode()) % 7):  # others come first
+                await asyncio.sleep(0)
+            return await super().get(key, prototype, byte_range)
+
+    array = opened(Slow)
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(read, [array] * 100):
+            assert_array_equal(found, X)
+
+
 class Counting(Wrapped):
     """A store that counts what it was asked for, and tells of it."""
 
@@ -309,9 +323,9 @@ def test_so_does_what_ends_a_task():
         raise KeyboardInterrupt
 
     array = opened(Silent)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as held:  # and its frames with it
         read(array, decode=interrupted)
-    assert all_left(array.store)
+    assert all_left(array.store), held
 
 
 def test_a_library_that_cancels_itself_does_not_keep_us_waiting():
