@@ -222,8 +222,7 @@ def _content(values: Array) -> memoryview:
 
 def _read(file: BinaryIO, values: Array, checksum: Any) -> None:
     """Fill an array from a file, and compare the checksum."""
-    content = _content(values)
-    if file.readinto(content) != len(content):  # type: ignore[attr-defined]
+    if file.readinto(_content(values)) != values.nbytes:  # type: ignore[attr-defined]
         raise EOFError("it ends too early")
     if not checksums.fits(values, checksum):
         raise ValueError("wrong checksum")
@@ -280,6 +279,7 @@ def gather(
     Memory: the result, and the rows of one part.
     """
     like = parts[0].like
+    parts = [part for part in parts if np.diff(part.starts)[group]] or parts[:1]
     fitting = max(1, max_bytes // max(1, row_bytes(like)))
     at_once = _at_once(parts, group)
     drawn = together(lambda part: part.group_keys(group), parts, at_once)

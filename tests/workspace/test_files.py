@@ -166,6 +166,17 @@ def test_a_group_is_read_from_its_own_pieces_only(disk, monkeypatch):
         stored.take(1, ALL)
 
 
+def test_files_without_rows_of_a_group_are_not_opened(disk):
+    array, keys = np.arange(8.0).reshape(4, 2), np.arange(4, dtype=np.uint64)
+    both = Rows(array, np.arange(4), keys, np.array([0, 2, 4]), 0)
+    second = Rows(array, np.arange(4), keys + np.uint64(4), np.array([0, 0, 4]), 0)
+    stored = [disk.save_rows("both", both), disk.save_rows("second", second)]
+    (disk.folder / "second.raw").unlink()
+    same(gather(stored, 0, None, 10**6), array[:2])
+    with pytest.raises(Damaged, match="second"):
+        gather(stored, 1, None, 10**6)
+
+
 def test_memory_keeps_what_it_gets_and_finds_nothing():
     array, keys = np.arange(4.0).reshape(2, 2), np.arange(2, dtype=np.uint64)
     rows = Rows(array, np.arange(2), keys, np.array([0, 2]), 0)
