@@ -78,8 +78,9 @@ def keep(
     features, keys = sampling.kept(how.seed, limit, start, start + len(block), weights)
     if how.exclude and len(features) > how.n_rows:
         features = _lowest_good(block, start, features, keys, how)
-    kept = block if len(features) == len(block) else block[features - start]
-    rows = np.ascontiguousarray(kept, how.dtype)
+    whole = len(features) == len(block) and _is_alone(block)
+    some = block if whole else block[features - start]
+    rows = np.ascontiguousarray(some, how.dtype)
     good = _good(rows, how.unit) if how.exclude else None
     if good is not None:
         rows, features = rows[good], features[good]
@@ -87,6 +88,13 @@ def keep(
     if weights is not None:
         rows = join_weights(rows, weights[features - start])
     return Kept(rows, features, None)
+
+
+def _is_alone(block: Any) -> bool:
+    """Whether a block, if it is kept, keeps no more memory than its own."""
+    if not isinstance(block, np.ndarray):
+        return False
+    return block.base is None or getattr(block.base, "nbytes", np.inf) <= block.nbytes
 
 
 def _good(values: Any, unit: bool) -> Array | None:
