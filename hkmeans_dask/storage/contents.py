@@ -149,4 +149,10 @@ async def _fetch(
             except Exception as error:  # or the loop would complain of those not seen
                 give((number, None, error))
 
-    await asyncio.gather(*(some() for _ in range(min(_requests(), len(keys)))))
+    n_requests = min(_requests(), len(keys))
+    asking = [asyncio.ensure_future(some()) for _ in range(n_requests)]
+    try:
+        await asyncio.gather(*asking)
+    finally:
+        for one in asking:
+            one.cancel()  # if another one was, which ends what is awaited
