@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hkmeans_dask.cli.cluster import Cluster
     from hkmeans_dask.estimator import HierarchicalKMeans
     from hkmeans_dask.planning.job import Later
+    from hkmeans_dask.runtime.execution import Runner
 
 
 def labels_of(model: HierarchicalKMeans, X: Any, level: str) -> Later:
@@ -62,27 +63,36 @@ def write(
     X = open_values(source, component)
     with cluster.starting() as started:
         model, called = _model_for(X, model_path, by)
-        axis = model._axis
-        names = axes.named(X, axis, called if by == FEATURE else by, called)
-        if output_component in names:
-            raise ValueError(
-                f"--output-component should be no name of an axis ({', '.join(names)}):"
-                f" xarray takes that for coordinates. {output_component!r} was given."
-            )
+        names = axes.named(X, model._axis, called if by == FEATURE else by, called)
+        _check_component(output_component, names)
         # The workers end before the output is removed after an error: a task that still
         # wrote would bring a part of it back.
         place_for = outputs.writing(output, overwrite=overwrite)
         with fills_explained(X), place_for as place, started.running():
-            from hkmeans_dask.runtime.execution import Runner
-
             later = lazily(model, X)
-            result = later.result
-            runner = later.runner or Runner.seen(later.rows, in_memory=False)
-            runner.prepare()
             with phase(name, {}):
-                outputs.fill(place, result, runner.write, names, output_component)
+                compute = _runner_of(later).write
+                outputs.fill(place, later.result, compute, names, output_component)
+    result = later.result
     seconds = time.perf_counter() - start
     return f"{output}: {result.shape} {result.dtype}, {seconds:.1f} s"
+
+
+def _runner_of(later: Later) -> Runner:
+    """Find who computes, in as many threads as memory allows."""
+    from hkmeans_dask.runtime.execution import Runner
+
+    runner = later.runner or Runner.seen(later.rows, in_memory=False)
+    runner.prepare()
+    return runner
+
+
+def _check_component(output_component: str | None, names: tuple[str, ...]) -> None:
+    if output_component in names:
+        raise ValueError(
+            f"--output-component should be no name of an axis ({', '.join(names)}): "
+            f"xarray takes that for coordinates. {output_component!r} was given."
+        )
 
 
 def _model_for(
