@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -18,21 +17,16 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from hkmeans_dask import reduction
+from hkmeans_dask import applying
 from hkmeans_dask.compat import output_container
 from hkmeans_dask.fitting import fitted
 from hkmeans_dask.inputs import arrays, checks, fit_key, xarrays
 from hkmeans_dask.inputs.weights import read_weights
 from hkmeans_dask.kmeans.hierarchy import EXCLUDED, Hierarchy
-from hkmeans_dask.planning.job import Later, found_for, job_of
+from hkmeans_dask.planning.job import job_of
 from hkmeans_dask.planning.plan import plan_fit
-from hkmeans_dask.planning.reducing import (
-    project_labels,
-    project_spread,
-    project_transform,
-)
 from hkmeans_dask.reporting.diagnostics import Diagnostics
-from hkmeans_dask.runtime.execution import Runner, peak_memory
+from hkmeans_dask.runtime.execution import peak_memory
 from hkmeans_dask.runtime.progress import shown
 from hkmeans_dask.stages.label import as_array
 from hkmeans_dask.storage.known import asked_once
@@ -41,6 +35,7 @@ from hkmeans_dask.storage.persistence import ZarrPersistence
 if TYPE_CHECKING:
     import os
 
+    from hkmeans_dask.applying import Later
     from hkmeans_dask.inputs.arrays import Features
     from hkmeans_dask.kmeans.kernels import Array
     from hkmeans_dask.planning.job import Job
@@ -429,7 +424,7 @@ class HierarchicalKMeans(
         wrapped = self.feature_axis == 1 and container != "default"
         if wrapped:
             checks.check_container(container, level, lazy=arrays.is_lazy(X))
-        given = self._give(self._means(X, level, feature_weight))
+        given = applying.give(self._means(X, level, feature_weight))
         return given if wrapped else relabel(given)
 
     def inverse_transform(self, X_red: Any) -> Any:
@@ -459,7 +454,7 @@ class HierarchicalKMeans(
         """
         check_is_fitted(self)
         X_red, relabel = self._plain_clusters(X_red)
-        return relabel(self._give(self._spread(X_red)))
+        return relabel(applying.give(self._spread(X_red)))
 
     @available_if(_features_in_rows)
     def predict(self, X: Any, *, level: str = "fine") -> Any:
@@ -494,7 +489,7 @@ class HierarchicalKMeans(
         checks.check_level(level)
         X, relabel = self._plain_new_features(X)
         features = arrays.read_whole_features(X, 0)
-        return relabel(self._give(self._new_labels(features, level)))
+        return relabel(applying.give(self._new_labels(features, level)))
 
     @available_if(_features_in_columns)
     def get_feature_names_out(self, input_features: Any = None) -> Array:
@@ -542,54 +537,16 @@ class HierarchicalKMeans(
         """Average features later."""
         features = self._take(X, reset=False, join=False)
         weights = read_weights(feature_weight, self.n_features_in_)
-        labels = reduction.lazy_labels(self.labels_, features.blocks.chunks[0])
-        sizes = self.sizes_
-        if level == "coarse":
-            labels = reduction.big_labels(labels, self.parents_)
-            n_big = len(self.coarse_centers_)
-            sizes = np.bincount(self.parents_, sizes, n_big).astype(np.int64)
-        factors = np.sqrt(sizes) if self.scaling else np.ones(len(sizes))
-        features = features.weighted(weights)
-        project = partial(project_transform, features, len(sizes))
-        runner = found_for(features, project)
-        means = reduction.cluster_means(features, labels, factors)
-        return Later(means, self._axis, features.in_memory, runner)
+        return applying.means(self, features.weighted(weights), level)
 
     def _spread(self, X_red: Any) -> Later:
         """Give features the values of their clusters later."""
         reduced = arrays.read_features(X_red, self._axis, join=False)
-        if reduced.blocks.shape[0] != self.n_clusters_:
-            raise ValueError(
-                f"X_red has {reduced.blocks.shape[0]} clusters, but HierarchicalKMeans "
-                f"is expecting {self.n_clusters_} clusters as input."
-            )
-        factors = 1 / np.sqrt(self.sizes_) if self.scaling else None
-        values = reduced.blocks.astype(reduced.dtype)
-        chunks = arrays.feature_chunks(self.n_features_in_, values)
-        projected = project_spread(reduced, max(chunks), scaled=self.scaling)
-        runner = found_for(reduced, lambda _: projected)
-        labels = reduction.lazy_labels(self.labels_, chunks)
-        spread = reduction.spread(values, labels, factors)
-        return Later(spread, self._axis, reduced.in_memory, runner)
+        return applying.spread(self, reduced)
 
     def _new_labels(self, features: Features, level: str) -> Later:
         """Label new features later, those of an array in memory after a look at it."""
-        expected = self.cluster_centers_.shape[1]
-        if features.blocks.shape[1] != expected:
-            raise ValueError(
-                f"X has {features.blocks.shape[1]} samples, but HierarchicalKMeans is "
-                f"expecting {expected} samples as input."
-            )
-        exclude, hierarchy = self.missing == "exclude", self._hierarchy()
-        how = {"copied": self._axis == 1, "exclude": exclude}
-        projected = project_labels(features, hierarchy, **how)
-        runner = found_for(features, lambda _: projected)
-        if features.in_memory and not exclude:
-            reduction.refuse_not_finite(features)
-        labels = reduction.predict_labels(features, hierarchy, exclude=exclude)
-        if level == "coarse":
-            labels = reduction.big_labels(labels, self.parents_)
-        return Later(labels, 0, features.in_memory, runner)
+        return applying.new_labels(self, features, self._hierarchy(), level)
 
     def _set_fitted(
         self, features: Features, hierarchy: Hierarchy, found: Labels, owner: object
@@ -622,11 +579,3 @@ class HierarchicalKMeans(
         prices = (self.prices_, self.coarse_prices_)
         how = (self.compared_, unit, *prices, self.axes_)
         return Hierarchy(self.offset_, *levels, *how)
-
-    def _give(self, later: Later) -> Any:
-        """Give back the kind of array that came, and the axes."""
-        if not later.in_memory:
-            return later.result
-        runner = later.runner or Runner.find(later.rows, in_memory=True)
-        (result,) = runner.compute(later.rows)
-        return result.T if later.axis == 1 else result

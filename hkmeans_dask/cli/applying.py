@@ -14,9 +14,9 @@ from hkmeans_dask.runtime.progress import phase, said_if_slow
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hkmeans_dask.applying import Later
     from hkmeans_dask.cli.cluster import Cluster
     from hkmeans_dask.estimator import HierarchicalKMeans
-    from hkmeans_dask.planning.job import Later
     from hkmeans_dask.runtime.execution import Runner
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,10 +16,6 @@ from hkmeans_dask.runtime.limits import available_memory
 from hkmeans_dask.stages.copy import feature_cuts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import dask.array as da
-
     from hkmeans_dask.inputs.arrays import Features
     from hkmeans_dask.kmeans.kernels import Array
     from hkmeans_dask.planning.memory import Projection
@@ -135,52 +131,6 @@ def sizes_of(job: Job) -> Sizes:
         n_trainable=features.n_trainable if job.schedule.weighted else 0,
         exclude=job.exclude,
     )
-
-
-class Later(NamedTuple):
-    """What is computed later, or was asked for at once."""
-
-    rows: da.Array
-    """With features, or clusters, in rows."""
-
-    axis: int
-    """Where they are in X."""
-
-    in_memory: bool
-    """Whether X came as an array of this process, so the result goes back as one."""
-
-    runner: Runner | None
-    """Who would compute it, in as many threads as memory allows; see `found_for`."""
-
-    @property
-    def result(self) -> da.Array:
-        """The axes as those of X are."""
-        oriented: da.Array = self.rows.T if self.axis == 1 else self.rows
-        return oriented
-
-
-def found_for(
-    features: Features, project: Callable[[int], Projection]
-) -> Runner | None:
-    """Find who would compute what is lazy, and refuse it if they cannot hold it.
-
-    Parameters
-    ----------
-    features : Features
-    project : callable
-        Gives the projection for a number of workers; 0: this process.
-
-    Returns
-    -------
-    runner : Runner or None
-        None where that is an asynchronous client, which cannot be asked from here.
-    """
-    try:
-        runner = Runner.seen(features.blocks, in_memory=features.in_memory)
-    except RuntimeError:
-        return None
-    check_memory(runner, project(len(runner.workers())))
-    return runner
 
 
 def check_memory(runner: Runner, projected: Projection) -> None:
