@@ -15,9 +15,9 @@ import pytest
 import zarr
 from distributed import Client
 
-from hkmeans_dask import HierarchicalKMeans, reduction
+from hkmeans_dask import HierarchicalKMeans, applying, reduction
 from hkmeans_dask.inputs import arrays
-from hkmeans_dask.planning import job, reducing
+from hkmeans_dask.planning import reducing
 from hkmeans_dask.planning.reducing import project_transform
 from hkmeans_dask.reduction import cluster_means, lazy_labels
 from hkmeans_dask.runtime import graphs
@@ -150,7 +150,7 @@ def test_what_else_is_lazy_holds_no_more_than_is_projected(
     reduced[...] = means
     projected = []
     with monkeypatch.context() as patched:
-        patched.setattr(job, "check_memory", lambda _, found: projected.append(found))
+        patched.setattr(applying, "check_memory", lambda _, found: projected.append(found))
         features = arrays.read_whole_features(array, 0)
         later = [model._new_labels(features, "fine"), model._spread(reduced)]
     for one, projection in zip(later, projected, strict=True):
