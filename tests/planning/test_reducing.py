@@ -149,8 +149,12 @@ def test_what_else_is_lazy_holds_no_more_than_is_projected(
     )
     reduced[...] = means
     projected = []
+
+    def check(_, found):
+        projected.append(found)
+
     with monkeypatch.context() as patched:
-        patched.setattr(applying, "check_memory", lambda _, found: projected.append(found))
+        patched.setattr(applying, "check_memory", check)
         features = arrays.read_whole_features(array, 0)
         later = [model._new_labels(features, "fine"), model._spread(reduced)]
     for one, projection in zip(later, projected, strict=True):
