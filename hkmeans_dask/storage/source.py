@@ -309,7 +309,9 @@ def reading(
         None if Zarr reads them.
     """
     if most is not None:
-        return max(stored_bytes, min(block_bytes, most * chunk_bytes)) + chunk_bytes
+        # One is decoded while what was sent of another is put together (measured).
+        ahead = min(block_bytes, most * chunk_bytes)
+        return stored_bytes + chunk_bytes + ahead * (ahead >= 2 * chunk_bytes)
     return min(block_bytes, DECODED * chunk_bytes) + min(stored_bytes, block_bytes)
 
 

@@ -55,6 +55,14 @@ def test_reading_takes_what_is_decoded_and_what_is_stored():
     assert reading(10 * MB, 16 * MB, 16 * MB) == 20 * MB
 
 
+def test_chunks_that_wait_to_be_decoded_are_counted():
+    assert reading(64 * MB, 1 * MB, 1 * MB, 16) == 18 * MB
+    assert reading(64 * MB, 32 * MB, 32 * MB, 2) == 128 * MB
+    assert reading(64 * MB, 64 * MB, 64 * MB, 1) == 128 * MB
+    assert reading(10 * MB, 16 * MB, 16 * MB, 4) == 32 * MB
+    assert reading(8 * MB, 4 * MB, 4 * MB, 16) == 16 * MB
+
+
 def test_a_block_that_is_read_and_kept_rows_that_wait_are_counted():
     sizes = Sizes(**SIZES)
     (part,) = {sizes.rows}  # 41 MB are one part
