@@ -101,7 +101,7 @@ def spread(model: Any, reduced: Features) -> Later:
     factors = 1 / np.sqrt(model.sizes_) if model.scaling else None
     values = reduced.blocks.astype(reduced.dtype)
     chunks = arrays.feature_chunks(model.n_features_in_, values)
-    projected = project_spread(reduced, max(chunks), scaled=model.scaling)
+    projected = project_spread(reduced, chunks, scaled=model.scaling)
     runner = found_for(reduced, lambda _: projected)
     labels = reduction.lazy_labels(model.labels_, chunks)
     given = reduction.spread(values, labels, factors)
@@ -119,9 +119,9 @@ def new_labels(
             f"expecting {expected} samples as input."
         )
     exclude = model.missing == "exclude"
-    how = {"copied": model._axis == 1, "exclude": exclude}
-    projected = project_labels(features, hierarchy, **how)
-    runner = found_for(features, lambda _: projected)
+    copied = model._axis == 1 or (features.in_memory and features.in_place is None)
+    how = {"copied": copied, "exclude": exclude}
+    runner = found_for(features, partial(project_labels, features, hierarchy, **how))
     if features.in_memory and not exclude:
         reduction.refuse_not_finite(features)
     labels = reduction.predict_labels(features, hierarchy, exclude=exclude)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask.array as da
 import numpy as np
+from dask.array.utils import meta_from_array
 from dask.delayed import delayed
 
 from hkmeans_dask.kmeans import finite
@@ -280,14 +281,16 @@ def spread(reduced: da.Array, labels: da.Array, factors: Array | None) -> da.Arr
         "ks",
         factors=factors,
         dtype=reduced.dtype,
-        concatenate=True,
+        meta=meta_from_array(reduced),
+        concatenate=False,  # it would copy the one block for each task
         token="hkmeans-spread",
     )
     return features
 
 
-def _take(labels: Array, reduced: Array, factors: Array | None) -> Array:
+def _take(labels: Array, blocks: list[Array], factors: Array | None) -> Array:
     """Take rows, and scale those that are taken, or all if these are fewer."""
+    (reduced,) = blocks
     if factors is not None and len(reduced) <= len(labels):
         reduced, factors = _scaled(np.empty_like(reduced), reduced, factors), None
     taken = reduced[labels]

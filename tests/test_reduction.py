@@ -258,15 +258,26 @@ def test_a_block_scales_no_more_rows_than_it_takes(dtype):
         labels = rng.integers(-1, 5000, n_labels)
         labels[:2] = -1, 4999
         tracemalloc.start()
-        found = reduction._take(labels, reduced, factors)
+        found = reduction._take(labels, [reduced], factors)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert np.isnan(found[labels < 0]).all()
         kept = labels >= 0
         np.testing.assert_array_equal(found[kept], scaled[labels[kept]], strict=True)
         assert peak < found.nbytes + min(found.nbytes, scaled.nbytes) + 2**20
-        plain = reduction._take(labels, reduced, None)
+        plain = reduction._take(labels, [reduced], None)
         assert np.array_equal(plain[kept], reduced[labels[kept]])
+
+
+def test_no_task_copies_the_means():
+    reduced, labels = np.ones((20_000, 50)), da.zeros(1000, chunks=100, dtype=int)
+    lazy = reduction.spread(da.from_array(reduced, chunks=-1), labels, None)
+    tracemalloc.start()
+    try:
+        lazy.compute(scheduler="synchronous")
+        assert tracemalloc.get_traced_memory()[1] < reduced.nbytes / 2
+    finally:
+        tracemalloc.stop()
 
 
 # predict

@@ -313,9 +313,9 @@ def _label(sizes: Sizes) -> int:
     return centers + block + max(sizes.read_bytes, work)
 
 
-def labelling(sizes: Sizes) -> tuple[int, int]:
-    """Bytes of a task that labels features, and of the centers that tasks share."""
-    return _label(sizes), _model(sizes)
+def labelling(sizes: Sizes) -> int:
+    """Bytes of a task that labels features, besides the centers that tasks share."""
+    return _label(sizes)
 
 
 def _refine(sizes: Sizes) -> int:

@@ -5,13 +5,15 @@ sum                   a block, its sums three times; large: those of all cluster
 merge                 ten sums of all clusters, or of large ones four, of one range
 join                  the means of one chunk of samples, twice
 label                 what it takes in a fit
-read                  the means of all clusters of one chunk of samples, twice
+read                  the means of all clusters of one chunk of samples; what they are
+                      joined of
 spread                these, a block and what is written of it; scaled means
 write                 a chunk of an output, joined and encoded
 ====================  =================================================================
 
 Sums that wait for others come on top: seven of each level of the tree, or one of large
-ones. Workers share them.
+ones. Workers share them. So do the features of an inverse in memory, in blocks and
+joined, and the centers of `predict` on each worker.
 """
 
 from __future__ import annotations
@@ -83,7 +85,12 @@ def project_transform(
 
 
 def project_labels(
-    features: Features, hierarchy: Hierarchy, *, copied: bool, exclude: bool
+    features: Features,
+    hierarchy: Hierarchy,
+    n_workers: int = 0,
+    *,
+    copied: bool,
+    exclude: bool,
 ) -> Projection:
     """Project the memory of labels by the rule of a model, as `project_transform`.
 
@@ -92,6 +99,8 @@ def project_labels(
     features : Features
         In blocks of whole features.
     hierarchy : Hierarchy
+    n_workers : int, default=0
+        That get the centers; 0: this process, which has them.
     copied : bool
         Whether blocks are copied, to be C-contiguous.
     exclude : bool
@@ -102,7 +111,7 @@ def project_labels(
     sizes = Sizes(
         n_features=blocks.shape[0],
         n_samples=blocks.shape[1],
-        n_clusters=len(centers),
+        n_clusters=_at_once(hierarchy),
         n_rows=0,
         n_big=len(hierarchy.coarse),
         itemsize=centers.itemsize,
@@ -114,33 +123,48 @@ def project_labels(
         beyond=hierarchy.axes.size > 0,
         exclude=exclude,
     )
-    label, model = labelling(sizes)
     written = min(CHUNK_BYTES, np.dtype(np.int32).itemsize * blocks.shape[0])
-    tasks = _with_spare({"label": label, "write": 3 * written})
+    tasks = _with_spare({"label": labelling(sizes), "write": 3 * written})
+    model = sum(array.nbytes for array in hierarchy) if n_workers else 0
     return Projection(0, tasks, model, work="prediction", remedy=TALL)
 
 
-def project_spread(means: Features, rows: int, *, scaled: bool) -> Projection:
+def _at_once(hierarchy: Hierarchy) -> int:
+    """Centers that features are compared with at once, at most."""
+    own, compared = np.bincount(hierarchy.parents).max(), hierarchy.compared
+    small = compared.shape[1] if compared.size else own
+    return max(len(hierarchy.coarse), int(small))
+
+
+def project_spread(
+    means: Features, chunks: tuple[int, ...], *, scaled: bool
+) -> Projection:
     """Project the memory of the way back, as `project_transform`.
 
     Parameters
     ----------
     means : Features
         Clusters instead of features, in the chunks that are read.
-    rows : int
-        Features in a block of the result.
+    chunks : tuple of int
+        Features in each block of the result.
     scaled : bool
         Whether means are scaled first.
     """
-    n_clusters = means.blocks.shape[0]
-    width, itemsize = max(means.blocks.chunks[1]), means.dtype.itemsize
-    column = n_clusters * width * itemsize
-    block = rows * (width * itemsize + 2 * LABEL)
+    blocks, itemsize = means.blocks, means.dtype.itemsize
+    width = max(blocks.chunks[1])
+    column = blocks.shape[0] * width * itemsize
+    copied = not means.in_memory or blocks.dtype != means.dtype
+    pieces, whole = column * copied, column * (blocks.numblocks[0] > 1)
+    block = max(chunks) * (width * itemsize + 2 * LABEL)
     tasks = {
-        "read": 2 * column + means.read_bytes,
-        "spread": column + 2 * block + min(column, block) * scaled,
+        "read": pieces + max(means.read_bytes, whole),
+        "spread": max(pieces, whole) + 2 * block + min(column, block) * scaled,
     }
-    return Projection(0, _with_spare(tasks), work="reconstruction", remedy=FEWER)
+    found = sum(chunks) * blocks.shape[1] * itemsize * means.in_memory
+    joined = int(SPARE * found)  # when all tasks are done
+    held = found + max(0, joined - max(tasks.values()))
+    tasks = _with_spare(tasks)
+    return Projection(held, tasks, work="reconstruction", remedy=FEWER)
 
 
 def _with_spare(tasks: dict[str, int]) -> dict[str, int]:

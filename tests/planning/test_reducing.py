@@ -164,6 +164,55 @@ def test_what_else_is_lazy_holds_no_more_than_is_projected(
         assert held < projection.peak() < 2 * held
 
 
+@pytest.mark.parametrize("kind", ["numpy", "one chunk", "several chunks"])
+def test_the_way_back_of_wide_means_is_projected_closely(kind, monkeypatch):
+    """They are more than a block of the result, which is one, too, if in memory."""
+    monkeypatch.setattr(reducing, "SMALL", 2 * MB)
+    monkeypatch.setattr(arrays, "BLOCK_BYTES", 2 * MB)
+    monkeypatch.setattr(arrays, "MEMORY_BLOCK_BYTES", 4 * MB)
+    shape, projected = (2000, 3000), []
+
+    def check(_, found):
+        projected.append(found)
+
+    model = HierarchicalKMeans(2000).fit(rng.normal(size=(6000, 4)))
+    means = rng.normal(size=shape)
+    if kind != "numpy":
+        height = 2000 if kind == "one chunk" else 250
+        made = {"chunks": ((height,) * (2000 // height), (3000,)), "dtype": float}
+        means = da.map_blocks(lambda: np.ones((height, 3000)), **made)
+    with monkeypatch.context() as patched:
+        patched.setattr(applying, "check_memory", check)
+        back = model._spread(means)
+    with dask.config.set(scheduler="synchronous"):
+        if kind == "numpy":
+            held = held_by(lambda: applying.give(back))
+        else:
+            held = held_by(partial(back.result.store, Nowhere(), lock=False))
+    assert held < projected[0].peak() < 2.2 * held
+
+
+class Nowhere:
+    """Where what is written is forgotten."""
+
+    def __setitem__(self, where, values):
+        """Forget values."""
+
+
+def test_centers_that_are_here_are_not_counted_again():
+    """Nor are those that no feature is compared with at the same time."""
+    X = rng.normal(size=(4000, 300)).astype(np.float32)
+    model = HierarchicalKMeans(2000).fit(X)
+    features, nested = arrays.read_features(X[:500], 0), model._hierarchy()
+    every = nested._replace(compared=np.arange(2000, dtype=np.int32)[None])
+    how = {"copied": False, "exclude": False}
+    project = partial(reducing.project_labels, features, **how)
+    sent = project(nested, 2).peak() - project(nested).peak()
+    assert sent == sum(array.nbytes for array in nested)
+    assert project(every).peak() - project(nested).peak() > nested.fine.nbytes
+    assert held_by(lambda: model.predict(X[:500])) < project(nested).peak()
+
+
 def test_what_no_worker_can_hold_is_refused_with_the_remedy():
     values = rng.normal(size=(2000, 2))
     model = HierarchicalKMeans(1500).fit(values)
