@@ -257,7 +257,7 @@ def test_an_interrupted_fit_goes_on_with_the_same_weights_only(tmp_path, monkeyp
     expected = HierarchicalKMeans(20).fit(blocks, feature_weight=WEIGHTS)
     model = HierarchicalKMeans(20, work_dir=tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "train_fine", lambda *_: 1 / 0)
+        patch.setattr(fitting, "train_fine", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             model.fit(blocks, feature_weight=WEIGHTS)
     with monkeypatch.context() as patch:
