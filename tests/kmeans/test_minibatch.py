@@ -94,6 +94,18 @@ def test_inertia_never_rises_between_full_passes(dtype, entropy):
 # training
 
 
+def test_centers_far_from_the_origin_are_means_all_the_same():
+    """Passes add up in float32: not as near to the means as float32 can be."""
+    rng = np.random.default_rng(0)
+    ends = np.float32([[1000] * 8, [1010] * 8])
+    points = ends[rng.permuted(np.repeat([0, 1], 4000))]
+    points = points + rng.normal(0, 0.3, points.shape).astype(np.float32)
+    centers = train(points, 2, DEFAULT, rng)
+    labels = kernels.assign(points, centers)
+    means = [points[labels == label].mean(0, dtype=float) for label in range(2)]
+    assert_allclose(centers, means, rtol=6.1e-8)
+
+
 @settings(quick, max_examples=150)
 @given(whole_points(span=3), schedules, st.data())
 def test_every_cluster_has_points_if_distinct_ones_suffice(points, schedule, data):
