@@ -4,7 +4,8 @@ Each figure is taken in a process of its own with one thread, of each checkout i
 
     python -m tests.benchmarks.overheads CHECKOUT ... --repeats 5
 
-so that two versions are compared in one run. Seconds are those of the processor.
+so that two versions are compared in one run. Seconds are those of the processor,
+memory is what Python and NumPy ask for, above what they had.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import dask
 import dask.array as da
+import dask.threaded
 import numpy as np
 import zarr
 
@@ -32,10 +35,16 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 
 
-def stored(folder: Path, shape: tuple[int, int], n_blocks: int) -> Any:
-    """Write random values in blocks."""
-    values = np.random.default_rng(0).standard_normal(shape, np.float32)
-    chunks = (-(-shape[0] // n_blocks), shape[1])
+def stored(
+    folder: Path, shape: tuple[int, int], n_blocks: int, n_equal: int = 1
+) -> Any:
+    """Write random values in blocks, so many features in no order nearly equal."""
+    rng = np.random.default_rng(0)
+    n_features, n_samples = shape
+    values = rng.standard_normal((-(-n_features // n_equal), n_samples), np.float32)
+    values = values[rng.permutation(n_features) // n_equal]
+    values += 1e-3 * rng.random(shape, np.float32)
+    chunks = (-(-n_features // n_blocks), n_samples)
     return zarr.create_array(folder / "x.zarr", data=values, chunks=chunks)
 
 
@@ -49,8 +58,30 @@ def many_clusters(folder: Path, n: int, *, files: bool) -> float:
 
 def small_blocks(folder: Path, n: int) -> float:
     """Fit n blocks of dask, of 8 features and 4 samples; milliseconds a block."""
-    X = da.from_zarr(stored(folder, (8 * n, 4), 1)).rechunk((8, 4)).persist()
+    X = in_small_blocks(folder, n)
     return 1000 * spent(lambda: HierarchicalKMeans(10).fit(X)) / n
+
+
+def in_small_blocks(folder: Path, n: int) -> da.Array:
+    """Write n blocks, and hold them."""
+    return da.from_zarr(stored(folder, (8 * n, 4), 1)).rechunk((8, 4)).persist()
+
+
+def building(folder: Path, n: int) -> float:
+    """Do the same, and take off what the scheduler did."""
+    X, scheduled = in_small_blocks(folder, n), 0.0
+
+    def get(*what: Any, **how: Any) -> Any:
+        nonlocal scheduled
+        began = time.process_time()
+        try:
+            return dask.threaded.get(*what, **how)
+        finally:
+            scheduled += time.process_time() - began
+
+    with dask.config.set(scheduler=get):
+        total = spent(lambda: HierarchicalKMeans(10).fit(X))
+    return 1000 * (total - scheduled) / n
 
 
 def inverse(folder: Path, n: int) -> float:
@@ -60,6 +91,15 @@ def inverse(folder: Path, n: int) -> float:
     reduced = da.from_array(np.asarray(model.transform(X)))
     blocks = model.inverse_transform(reduced).to_delayed().ravel()
     return 1000 * spent(lambda: [block.compute() for block in blocks]) / len(blocks)
+
+
+def in_no_order(folder: Path, n: int) -> float:
+    """Transform n features in no order, each block of all clusters; megabytes."""
+    X = stored(folder, (n, 256), 10, n_equal=20)
+    model = HierarchicalKMeans(n // 20, max_features_per_cluster=2).fit(X)
+    tracemalloc.start()
+    model.transform(X).sum().compute()
+    return tracemalloc.get_traced_memory()[1] / 1e6
 
 
 FIGURES: dict[str, tuple[Callable[[Path, int], float], int]] = {
@@ -73,7 +113,10 @@ FIGURES: dict[str, tuple[Callable[[Path, int], float], int]] = {
     ),
     "fit of tiny blocks, a block, ms": (small_blocks, 1000),
     "the same, six times as many": (small_blocks, 6000),
+    "what of it builds graphs, 1,000 blocks": (building, 1000),
+    "6,000 blocks": (building, 6000),
     "inverse_transform, a block, ms": (inverse, 20_000),
+    "transform, features in no order, MB": (in_no_order, 400_000),
 }
 """What is taken, with the usual number of features or blocks."""
 
