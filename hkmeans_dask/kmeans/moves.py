@@ -76,7 +76,7 @@ def say(points: Array, labels: Index, centers: Array, weights: Array | None) -> 
     """Tell what points with labels say about the centers."""
     squared = kernels.squared_distances(points, centers, labels)
     squared[labels == EXCLUDED] = 0  # no center may move there
-    clusters, local = np.unique(labels, return_inverse=True)
+    clusters, local = _present(labels, len(centers))
     sums = sum_by_label(points, local, len(clusters), weights)
     inertia = kernels.weighted_sum(squared, weights)
     counts = np.bincount(local, weights)
@@ -87,9 +87,20 @@ def say(points: Array, labels: Index, centers: Array, weights: Array | None) -> 
     return Partial(*found, inertia, _far(squared, labels, points))
 
 
+def _present(labels: Index, n_clusters: int) -> tuple[Index, Index]:
+    """Give the labels that there are, ascending, and of each point where its one is."""
+    there = np.zeros(n_clusters - EXCLUDED, bool)
+    there[labels - EXCLUDED] = True
+    places = np.cumsum(there) - 1
+    return np.flatnonzero(there) + EXCLUDED, places[labels - EXCLUDED]
+
+
 def _far(squared: Array, clusters: Index, rows: Array) -> Far:
     """Keep the farthest feature of each cluster, and the farthest of these."""
-    order = np.argsort(-squared, kind="stable")
+    farthest = np.zeros(clusters.max(initial=0) + 1 - EXCLUDED, squared.dtype)
+    np.maximum.at(farthest, clusters - EXCLUDED, squared)
+    order = np.flatnonzero(squared == farthest[clusters - EXCLUDED])
+    order = order[np.argsort(-squared[order], kind="stable")]
     _, first = np.unique(clusters[order], return_index=True)
     kept = order[np.sort(first)[:FARTHEST]]
     return Far(squared[kept], clusters[kept], rows[kept])

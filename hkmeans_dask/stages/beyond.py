@@ -314,8 +314,10 @@ def _sum_rows(
 
 def _of_lowest_keys(keys: Array, share: float) -> Index:
     """Positions of a share of the keys, the lowest ones, ascending."""
-    n_chosen = int(np.ceil(share * len(keys)))
-    return np.sort(np.argsort(keys, kind="stable")[:n_chosen])
+    if share == 1 or not len(keys):
+        return np.arange(len(keys))
+    last = int(np.ceil(share * len(keys))) - 1
+    return np.flatnonzero(keys <= np.partition(keys, last)[last])
 
 
 def _nearest(points: Array, big: Index, state: State) -> Index:

@@ -64,7 +64,8 @@ def small_blocks(folder: Path, n: int) -> float:
 
 def in_small_blocks(folder: Path, n: int) -> da.Array:
     """Write n blocks, and hold them."""
-    return da.from_zarr(stored(folder, (8 * n, 4), 1)).rechunk((8, 4)).persist()
+    X: da.Array = da.from_zarr(stored(folder, (8 * n, 4), 1)).rechunk((8, 4)).persist()
+    return X
 
 
 def building(folder: Path, n: int) -> float:

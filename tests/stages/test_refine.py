@@ -4,13 +4,15 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from hkmeans_dask import HierarchicalKMeans, fitting
 from hkmeans_dask.kmeans import hierarchy, moves
 from hkmeans_dask.stages import refine as stage
 from tests.resuming import DONE
-from tests.strategies import Watched, blobs, nearest
+from tests.strategies import Watched, blobs, nearest, quick
 
 NOISE = np.random.default_rng(0).normal(size=(600, 5))
 FIELDS = ("cluster_centers_", "coarse_centers_", "parents_", "sizes_", "compared_")
@@ -148,6 +150,21 @@ def test_centers_without_features_go_to_different_clusters():
     assert far.squared.tolist() == [9, 4, 1, 0]
     assert far.clusters.tolist() == [1, 0, 2, 3]
     assert far.rows.ravel().tolist() == [1, 0, 3, 4]
+
+
+@quick
+@drawn(st.lists(st.tuples(st.integers(-1, 6), st.integers(0, 4)), min_size=1))
+def test_the_farthest_of_each_cluster_there_is(found):
+    labels, squared = np.array(found).T
+    clusters, places = moves._present(labels, 7)
+    assert clusters.tolist() == sorted(set(labels.tolist()))
+    assert np.array_equal(clusters[places], labels)
+    far = moves._far(squared.astype(float), labels, np.arange(len(labels))[:, None])
+    first = {}
+    for row in sorted(range(len(labels)), key=lambda row: (-squared[row], row)):
+        first.setdefault(labels[row], row)
+    assert far.rows.ravel().tolist() == list(first.values())
+    assert far.clusters.tolist() == list(first)
 
 
 @pytest.mark.parametrize("given", [False, True])
