@@ -134,6 +134,7 @@ IN_MEMORY = {
 }
 WORKERS = {
     OURS: Method(clustering.ours),
+    "beyond": Method(partial(clustering.ours, nested=False)),
     PLAIN_READ: Method(out_of_core.plain_read),
 }
 THREADS = WORKERS | {"partial_fit": Method(out_of_core.partial_fit, "scikit-learn")}
@@ -236,7 +237,7 @@ def _out_of_core(data: Data, n_clusters: int, n_workers: int = 0) -> Benchmark:
         data,
         n_clusters,
         WORKERS if n_workers or data.as_dask else THREADS,
-        slow=("partial_fit",),
+        slow=("beyond", "partial_fit"),
         limit=PLAIN_READ,
         n_workers=n_workers,
     )
