@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 FARTHEST = 64
 """Features kept for centers without any, at most."""
 
+MANY_CLUSTERS = 64
+"""So many times as many clusters as features are not looked through one by one."""
+
 
 class Far(NamedTuple):
     """Features far from their centers, the farthest first, each of another cluster."""
@@ -84,26 +87,31 @@ def say(points: Array, labels: Index, centers: Array, weights: Array | None) -> 
         squared[weights == 0] = 0  # no center may move there
     first = int(np.searchsorted(clusters, 0))  # 1 where features are left out
     found = clusters[first:], counts[first:], sums[first:]
-    return Partial(*found, inertia, _far(squared, labels, points))
+    return Partial(*found, inertia, _far(squared, clusters, local, points))
 
 
 def _present(labels: Index, n_clusters: int) -> tuple[Index, Index]:
     """Give the labels that there are, ascending, and of each point where its one is."""
+    if len(labels) < n_clusters // MANY_CLUSTERS:
+        return np.unique(labels, return_inverse=True)
     there = np.zeros(n_clusters - EXCLUDED, bool)
     there[labels - EXCLUDED] = True
     places = np.cumsum(there) - 1
     return np.flatnonzero(there) + EXCLUDED, places[labels - EXCLUDED]
 
 
-def _far(squared: Array, clusters: Index, rows: Array) -> Far:
-    """Keep the farthest feature of each cluster, and the farthest of these."""
-    farthest = np.zeros(clusters.max(initial=0) + 1 - EXCLUDED, squared.dtype)
-    np.maximum.at(farthest, clusters - EXCLUDED, squared)
-    order = np.flatnonzero(squared == farthest[clusters - EXCLUDED])
+def _far(squared: Array, clusters: Index, local: Index, rows: Array) -> Far:
+    """Keep the farthest feature of each cluster, and the farthest of these.
+
+    Features know their clusters by where these are in `clusters`.
+    """
+    farthest = np.zeros(len(clusters), squared.dtype)
+    np.maximum.at(farthest, local, squared)
+    order = np.flatnonzero(squared == farthest[local])
     order = order[np.argsort(-squared[order], kind="stable")]
-    _, first = np.unique(clusters[order], return_index=True)
+    _, first = np.unique(local[order], return_index=True)
     kept = order[np.sort(first)[:FARTHEST]]
-    return Far(squared[kept], clusters[kept], rows[kept])
+    return Far(squared[kept], clusters[local[kept]], rows[kept])
 
 
 def merge(partials: list[Partial]) -> Partial:
@@ -117,7 +125,8 @@ def merge(partials: list[Partial]) -> Partial:
         sums[present] += part.sums
     inertia = sum(part.inertia for part in partials)
     fars = zip(*(part.far for part in partials), strict=True)
-    far = _far(*(np.concatenate(values) for values in fars))
+    squared, of, rows = (np.concatenate(values) for values in fars)
+    far = _far(squared, *np.unique(of, return_inverse=True), rows)
     return Partial(clusters, counts, sums, inertia, far)
 
 

@@ -94,16 +94,30 @@ def test_inertia_never_rises_between_full_passes(dtype, entropy):
 # training
 
 
-def test_centers_far_from_the_origin_are_means_all_the_same():
-    """Passes add up in float32: not as near to the means as float32 can be."""
+def test_centers_are_means_though_passes_add_up_in_float32():
+    """To what a mean can be in float32, which the sums of passes are not."""
     rng = np.random.default_rng(0)
-    ends = np.float32([[1000] * 8, [1010] * 8])
-    points = ends[rng.permuted(np.repeat([0, 1], 4000))]
-    points = points + rng.normal(0, 0.3, points.shape).astype(np.float32)
-    centers = train(points, 2, DEFAULT, rng)
-    labels = kernels.assign(points, centers)
-    means = [points[labels == label].mean(0, dtype=float) for label in range(2)]
-    assert_allclose(centers, means, rtol=6.1e-8)
+    points = rng.normal(0.5, 1, (8000, 64)).astype(np.float32)
+    state, centers = (
+        find(points, 8, DEFAULT, np.random.default_rng(0))
+        for find in (minibatch.descend, train)
+    )
+    assert state.rough
+    means = [points[state.labels == label].mean(0, dtype=float) for label in range(8)]
+    assert_allclose(centers, means, rtol=1.2e-7)
+
+
+def test_far_from_the_origin_passes_add_up_in_float64():
+    """Squared norms are 10^5 times what is left: sums in float32 would blur that."""
+    rng = np.random.default_rng(0)
+    near = (8 * rng.normal(size=(6000, 64))).round().astype(np.float32) / 8
+    found = [
+        minibatch.descend(points, 40, DEFAULT, rng, seeds=points[:40])
+        for points in (near, near + 256)
+    ]
+    assert [state.rough for state in found] == [True, False]
+    left = inertia(near, found[0].centers), inertia(near, found[1].centers - 256)
+    assert left[1] < 1.003 * left[0]
 
 
 @settings(quick, max_examples=150)

@@ -145,21 +145,25 @@ def test_a_center_without_features_moves_to_the_farthest_one():
 
 def test_centers_without_features_go_to_different_clusters():
     squared = np.array([4.0, 9, 9, 1, 0])
-    clusters, rows = np.array([0, 1, 1, 2, 3]), np.arange(5.0)[:, None]
-    far = moves._far(squared, clusters, rows)
+    local, rows = np.array([0, 1, 1, 2, 3]), np.arange(5.0)[:, None]
+    far = moves._far(squared, np.array([2, 4, 6, 8]), local, rows)
     assert far.squared.tolist() == [9, 4, 1, 0]
-    assert far.clusters.tolist() == [1, 0, 2, 3]
+    assert far.clusters.tolist() == [4, 2, 6, 8]
     assert far.rows.ravel().tolist() == [1, 0, 3, 4]
 
 
 @quick
-@drawn(st.lists(st.tuples(st.integers(-1, 6), st.integers(0, 4)), min_size=1))
-def test_the_farthest_of_each_cluster_there_is(found):
+@drawn(
+    st.lists(st.tuples(st.integers(-1, 6), st.integers(0, 4)), min_size=1),
+    st.sampled_from([7, 10_000]),
+)
+def test_the_farthest_of_each_cluster_there_is(found, n_clusters):
     labels, squared = np.array(found).T
-    clusters, places = moves._present(labels, 7)
+    clusters, local = moves._present(labels, n_clusters)
     assert clusters.tolist() == sorted(set(labels.tolist()))
-    assert np.array_equal(clusters[places], labels)
-    far = moves._far(squared.astype(float), labels, np.arange(len(labels))[:, None])
+    assert np.array_equal(clusters[local], labels)
+    rows = np.arange(len(labels))[:, None]
+    far = moves._far(squared.astype(float), clusters, local, rows)
     first = {}
     for row in sorted(range(len(labels)), key=lambda row: (-squared[row], row)):
         first.setdefault(labels[row], row)
