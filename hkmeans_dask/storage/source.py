@@ -166,7 +166,7 @@ class Source:
         for place in itertools.product(*touched):
             bounds = zip(place, sizes, strict=True)
             try:
-                self._array[tuple(slice(i * n, (i + 1) * n) for i, n in bounds)]
+                self._read(tuple(slice(i * n, (i + 1) * n) for i, n in bounds))
             except Exception as error:
                 yield self._array.metadata.encode_chunk_key(place), error
                 if may_pass(error):

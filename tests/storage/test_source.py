@@ -432,6 +432,13 @@ def overwrite(path):
     path.write_bytes(b"\x7f" * path.stat().st_size)
 
 
+def tell_of_more(path):
+    """Let Blosc's header tell of more bytes than there are: Blosc itself reads on."""
+    stored = bytearray(path.read_bytes())
+    stored[12:16] = (len(stored) + 1).to_bytes(4, "little")
+    path.write_bytes(stored)
+
+
 def flip_a_bit(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -442,6 +449,7 @@ V2 = {"zarr_format": 2, "chunk_key_encoding": {"name": "v2", "separator": "/"}}
 DAMAGED = {
     "not compressed, truncated": (truncate, {"compressors": None}),
     "blosc, truncated": (truncate, {"compressors": BloscCodec()}),
+    "blosc, of more": (tell_of_more, {"compressors": BloscCodec()}),
     "zstd, overwritten": (overwrite, {}),
     "gzip, truncated": (truncate, {"compressors": GzipCodec()}),
     "gzip, overwritten": (overwrite, {"compressors": GzipCodec()}),
