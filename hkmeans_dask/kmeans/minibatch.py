@@ -142,14 +142,13 @@ def train(
     descend : takes the same parameters.
     """
     state = descend(points, n_clusters, schedule, rng, seeds, **how)
-    centers = _means(points, state, schedule.unit, how.get("weights"))
+    centers = _means(points, state, schedule.unit) if state.rough else state.centers
     return settle(points, centers, state.labels)
 
 
-def _means(points: Array, state: State, unit: bool, weights: Array | None) -> Array:
+def _means(points: Array, state: State, unit: bool) -> Array:
     """Give the centers of a state, means of what passes added up roughly, anew."""
-    n_clusters = len(state.centers)
-    sums = sum_by_label(points, state.labels, n_clusters, weights)
+    sums = sum_by_label(points, state.labels, len(state.centers))
     return _moved(state.centers, sums, state.counts, unit)[0]
 
 

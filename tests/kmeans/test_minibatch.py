@@ -116,8 +116,6 @@ def test_far_from_the_origin_passes_add_up_in_float64():
         for points in (near, near + 256)
     ]
     assert [state.rough for state in found] == [True, False]
-    left = inertia(near, found[0].centers), inertia(near, found[1].centers - 256)
-    assert left[1] < 1.003 * left[0]
 
 
 @settings(quick, max_examples=150)
