@@ -136,7 +136,8 @@ def _train(
     n_big = min(n_big, len(points))
     axes = ALL_DIMENSIONS
     if init is None:
-        axes = principal_axes(points, n_big, len(points), schedule, weights)
+        what = (n_big, len(points), schedule, weights)
+        axes = principal_axes(points, *what, beyond=beyond)
     rng = np.random.default_rng([seed, 0])
     if not beyond:
         schedule = schedule._replace(tolerance=TOLERANCE)
@@ -154,9 +155,9 @@ def _train(
     total = kernels.weighted_sum(np.ones(len(seen)), weights)
     spread = kernels.inertia(seen, centers, labels, weights) / total
     n_trained = int(sum(part.starts[-1] for part in told))
-    what = (n_big, n_trained, schedule)
     if init is None:
-        axes = _axes_within(seen, centers, labels, weights, what)
+        trained = (n_big, n_trained, schedule)
+        axes = _axes_within(seen, centers, labels, weights, trained, beyond=beyond)
     return workspace.save(
         "coarse",
         offset=offset,
@@ -172,13 +173,15 @@ def _axes_within(
     centers: Array,
     labels: Index,
     weights: Array | None,
-    what: tuple[int, int, Schedule],
+    trained: tuple[int, int, Schedule],
+    *,
+    beyond: bool,
 ) -> Array:
     """Find the axes of points as seen from their big centers; see `principal_axes`."""
-    if not pays(points, *what):
+    if not pays(points, *trained):
         return ALL_DIMENSIONS  # before anything is copied
     seen = centers[labels[:AXES_ROWS]] - points[:AXES_ROWS]
-    return principal_axes(seen, *what, weights)
+    return principal_axes(seen, *trained, weights, beyond=beyond)
 
 
 def _mean(points: Array, weights: Array | None) -> Array:

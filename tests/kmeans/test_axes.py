@@ -114,6 +114,14 @@ def test_axes_are_taken_without_these_reasons():
     assert found(along_few_axes()).shape == (N_DIMS, 31)
 
 
+@pytest.mark.usefixtures("few_rows")
+def test_a_beginning_is_found_along_axes_of_a_flat_spectrum_too():
+    flat = np.random.default_rng(0).normal(size=(3000, N_DIMS))
+    how = (20, 10**6, DEFAULT)
+    assert principal_axes(flat, *how, beyond=True).shape == (N_DIMS, 39)
+    assert principal_axes(flat * 0, *how, beyond=True) is ALL_DIMENSIONS
+
+
 def test_finding_axes_may_not_take_longer_than_training():
     assert axes.may_help(256_000, 192, 31)
     assert not axes.may_help(2_000, 192, 31)
