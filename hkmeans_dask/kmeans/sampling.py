@@ -32,7 +32,10 @@ ONE_PART_BYTES = 64 * 2**20
 """Bytes of training rows that stay one part."""
 
 PART_BYTES = 32 * 2**20
-"""Bytes of a part where there are several, at least."""
+"""Bytes of a part where there are several, at most, unless parts are the most."""
+
+PARTS_SHARED = 4
+"""Several parts are a multiple of this: two or four threads have as many of them."""
 
 RANGE_BYTES = 128 * 2**20
 """Bytes of the rows that a range may keep where ranges are read one by one, at most,
@@ -126,7 +129,7 @@ def part_bounds(
     >>> part_bounds(1000, 100)
     [(0, 1000)]
     >>> part_bounds(900, 300 * 2**20)[:2]
-    [(0, 90), (90, 180)]
+    [(0, 75), (75, 150)]
     """
     if weights is None:
         n_parts = count_parts(n_features, n_bytes)
@@ -143,7 +146,8 @@ def count_parts(n_features: int, n_bytes: int) -> int:
     """Count the ranges of `part_bounds`, of features that may be kept."""
     if n_bytes <= ONE_PART_BYTES:
         return 1
-    return min(MAX_PARTS, n_features, -(-n_bytes // PART_BYTES))
+    n_parts = -(-n_bytes // (PARTS_SHARED * PART_BYTES)) * PARTS_SHARED
+    return min(MAX_PARTS, n_features, n_parts)
 
 
 def range_rows(n_rows: int, row_bytes: int) -> int:

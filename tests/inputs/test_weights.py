@@ -165,7 +165,7 @@ def test_those_of_weight_0_take_no_place_among_training_rows():
     ]
     assert_array_equal(np.concatenate([part for part, _ in parts]), found)
     bounds = part_bounds(10_000, 96 * 2**20, weights)
-    assert [int(weights[a:b].sum()) for a, b in bounds] == [1000, 1000, 1000]
+    assert [int(weights[a:b].sum()) for a, b in bounds] == [750, 750, 750, 750]
     assert (bounds[0][0], bounds[-1][1]) == (0, 10_000)
 
 

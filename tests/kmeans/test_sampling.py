@@ -108,9 +108,9 @@ def test_parts_are_ranges_of_about_one_size_that_cover_all_features(n, n_bytes):
     [
         (10**6, 0, 1),
         (10**6, sampling.ONE_PART_BYTES, 1),
-        (10**6, sampling.ONE_PART_BYTES + 1, 3),
-        (10**6, 10 * sampling.PART_BYTES, 10),
-        (10**6, 10 * sampling.PART_BYTES + 1, 11),
+        (10**6, sampling.ONE_PART_BYTES + 1, 4),
+        (10**6, 12 * sampling.PART_BYTES, 12),
+        (10**6, 12 * sampling.PART_BYTES + 1, 16),
         (10**6, 10**15, sampling.MAX_PARTS),
         (3, 10**15, 3),
     ],

@@ -86,7 +86,7 @@ def test_several_parts_are_counted(monkeypatch):
     X = Watched(VALUES).blocks((100, -1))
     model = HierarchicalKMeans(20)
     plan = model.plan(X)
-    assert plan.tasks["sample"] == 9 + 6 + 1
+    assert plan.tasks["sample"] == 9 + 8 + 1
     tasks, found = counted(model, X)
     assert planned(plan, found) == tasks
 
