@@ -223,13 +223,15 @@ def _padded(height: int) -> int:
     return -(-height // PAD) * PAD
 
 
-def project(points: Array, axes: Array) -> Array:
+def project(points: Array, axes: Array, origin: Array | None = None) -> Array:
     """Homogeneous coordinates of points along axes.
 
     Parameters
     ----------
     points : ndarray of shape (n_points, n_dims)
     axes : ndarray of shape (n_dims, n_axes), the dtype of `points`
+    origin : ndarray of shape (n_dims,), optional
+        Subtracted from the points, a tile at a time.
 
     Returns
     -------
@@ -244,7 +246,8 @@ def project(points: Array, axes: Array) -> Array:
 
     def fill(some: slice) -> None:
         for part in tiles(some.stop, height, some.start):
-            np.dot(points[part], columns, out=found[part])
+            seen = points[part] if origin is None else points[part] - origin
+            np.dot(seen, columns, out=found[part])
 
     pays = len(points) * axes.size >= WORTH_SHARING
     in_parallel(fill, len(points), height, pays=pays)
