@@ -400,7 +400,7 @@ def test_requests_are_few(server, work):
     found = model(work).fit(lazy())
     counted = kinds(server.requests[begin:])
     n_parts, n_big = counted["PUT", "training-#.raw"], len(found.coarse_centers_)
-    assert n_parts == counted["PUT", "partition-#.raw"] == 3
+    assert n_parts == counted["PUT", "partition-#.raw"] == 4
     n_labels = counted["PUT", "labels-#.npz"]
     assert n_labels == 3
     # Coarse training takes keys and rows, sorting both at once.
