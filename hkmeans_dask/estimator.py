@@ -218,9 +218,10 @@ class HierarchicalKMeans(
 
     Training looks along the principal axes of the training rows (at most a quarter of
     the samples), and takes means over all samples at its end, where that pays: with
-    8192 rows or more in the training of big clusters (2000 for each), 128 to 1024
+    4096 rows or more in the training of big clusters (2000 for each), 128 to 1024
     samples, Euclidean distances, no array as `init`, a limit `max_no_improvement`, and
-    a spectrum of which at most a third of the axes are above the mean.
+    (where no feature looks beyond its big cluster later) a spectrum of which at most a
+    third of the axes are above the mean.
 
     References
     ----------
