@@ -220,8 +220,8 @@ class HierarchicalKMeans(
     the samples), and takes means over all samples at its end, where that pays: with
     4096 rows or more in the training of big clusters (2000 for each), 128 to 1024
     samples, Euclidean distances, no array as `init`, a limit `max_no_improvement`, and
-    (where no feature looks beyond its big cluster later) a spectrum of which at most a
-    third of the axes are above the mean.
+    a spectrum of which at most a third of the axes are above the mean (.45 of them with
+    `nested=False` or `refine`).
 
     References
     ----------

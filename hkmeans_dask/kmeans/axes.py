@@ -11,9 +11,9 @@ points with centers add the norms of these, which would take a pass over all sco
 
 One set of axes serves one level of the hierarchy: those of the points for the big
 clusters, and those of the points as seen from their big clusters for all small ones.
-No axes are taken where they would not pay, where the spectrum is flat (unless passes
-over all small clusters follow, in which what noise hid is found), or where training has
-to end at a fixed point in all dimensions.
+No axes are taken where they would not pay, where the spectrum is flat (flatter ones do
+where passes over all small clusters follow, which find what was left out), or where
+training has to end at a fixed point in all dimensions.
 
 References
 ----------
@@ -54,15 +54,19 @@ MOST = 1 / 4
 """They are about this fraction of the dimensions, at most."""
 
 FLAT = 1 / 3
-"""Fraction of the dimensions above the mean from which on a spectrum is flat: what is
-left out then costs up to 2% of inertia, where the clusters found are the last."""
+"""Fraction of the dimensions above the mean from which on a spectrum is flat."""
+
+FLAT_BEYOND = 0.45
+"""The same where features look beyond their big cluster later: passes over the rows of
+all of them find what was left out, but not where all dimensions are alike (half of
+them are above the mean then: sparse values had up to 7% more inertia)."""
 
 MOST_DIMS = 1024
 """Dimensions, at most: finding axes takes the third power of them."""
 
 PASSES = 64
 """Passes over the training rows that finding axes may cost, at most: with its seeds
-training takes about as many, and the largest ones gain most."""
+training takes about as many."""
 
 DECOMPOSITION = 20
 """Operations of an eigenvalue decomposition, over the third power of dimensions."""
@@ -118,7 +122,7 @@ def principal_axes(
         How often each point counts.
     beyond : bool, default=False
         Whether features look beyond their big cluster later: what is found along axes
-        then is but a beginning, and they are taken of a flat spectrum too.
+        then is but a beginning, and the spectrum may be flatter.
 
     Returns
     -------
@@ -140,7 +144,7 @@ def principal_axes(
         return ALL_DIMENSIONS
     variances, axes = np.linalg.eigh(scatter)
     n_above = int(np.count_nonzero(variances > variances.mean()))
-    if not 0 < n_above <= (n_dims if beyond else FLAT * n_dims):
+    if not 0 < n_above <= (FLAT_BEYOND if beyond else FLAT) * n_dims:
         return ALL_DIMENSIONS
     n_coordinates = max(FEWEST, _padded(1 + min(n_above, 2 * n_clusters)))
     n_axes = min(n_coordinates, most_coordinates(n_dims)) - 1

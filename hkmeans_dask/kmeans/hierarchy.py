@@ -13,11 +13,6 @@ them where they are few. Measuring the second distance from the coarse center ke
 digits that would be lost where a big cluster is small against its distance from the
 offset.
 
-Where features compare all small clusters, and these are not far apart beside their
-distances within big clusters (`is_compact`), all are seen from the offset::
-
-    x --(x - offset)--> nearest
-
 A model whose features compare all small clusters may have axes along which most of
 these are ruled out (`pruning`). Its big clusters then do not matter::
 
@@ -55,10 +50,6 @@ BIGS_COMPARED = 8
 
 FREE = np.empty(0)
 """No prices."""
-
-COMPACT = 64
-"""Small clusters are so many times as far from the offset as from their coarse centers,
-in squares, at most, where they are seen from the offset: 6 of 24 bits are lost."""
 
 SCORES = 2**24
 """Scores of small clusters held at once while the table is made."""
@@ -176,12 +167,7 @@ class Hierarchy(NamedTuple):
         labels : ndarray of shape (n_points,), int64
             `EXCLUDED` where a point has no nearest center.
         """
-        if self.axes.size:
-            labels = self._pruned(points)
-        elif len(self.compared) == 1 and self._is_compact():
-            labels = self._from_offset(points)
-        else:
-            labels = self._by_way_of_big(points)
+        labels = self._pruned(points) if self.axes.size else self._by_way_of_big(points)
         if self.unit:
             labels[~points.any(axis=1)] = EXCLUDED  # no direction, no nearest center
         return labels
@@ -190,15 +176,6 @@ class Hierarchy(NamedTuple):
         prices = self.prices if self.prices.size else None
         how = (self.axes, self.offset, prices)
         return pruning.assign(points, self.fine, *how)
-
-    def _is_compact(self) -> bool:
-        return is_compact(self.offset, self.coarse, self.fine, self.parents)
-
-    def _from_offset(self, points: Array) -> Index:
-        among = self._among(0)
-        prices = self.prices[among] if self.prices.size else None
-        what = (points, self.fine[among] - self.offset)
-        return among[kernels.assign(*what, origin=self.offset, prices=prices)]
 
     def _by_way_of_big(self, points: Array) -> Index:
         big = label_coarse(points, self.coarse, self.offset, prices=self.coarse_prices)
@@ -269,24 +246,6 @@ def _compare(coarse: Array, fine: Array, parents: Index, prices: Array) -> Array
             score[slice(*np.searchsorted(parents, (big, big + 1)))] = -np.inf
             table[big] = np.sort(np.argpartition(score, n_compared - 1)[:n_compared])
     return table
-
-
-def is_compact(offset: Array, coarse: Array, fine: Array, parents: Index) -> bool:
-    """Whether the offset is as good to see small clusters from as coarse centers are.
-
-    Their products then round no more, and one product serves the features of all big
-    clusters.
-
-    Parameters
-    ----------
-    offset : ndarray of shape (n_dims,)
-    coarse : ndarray of shape (n_big_clusters, n_dims)
-    fine : ndarray of shape (n_clusters, n_dims)
-    parents : ndarray of shape (n_clusters,), int
-    """
-    from_offset = kernels.squared_distances(fine, offset[None], np.zeros_like(parents))
-    within = kernels.squared_distances(fine, coarse, parents)
-    return bool(from_offset.max() <= COMPACT * within.mean(dtype=np.float64))
 
 
 def label_coarse(

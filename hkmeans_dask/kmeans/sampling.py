@@ -32,10 +32,11 @@ ONE_PART_BYTES = 64 * 2**20
 """Bytes of training rows that stay one part."""
 
 PART_BYTES = 32 * 2**20
-"""Bytes of a part where there are several, at most, unless parts are the most."""
+"""Bytes of a part where there are several, at most, unless there are `MAX_PARTS`."""
 
 PARTS_SHARED = 4
-"""Several parts are a multiple of this: two or four threads have as many of them."""
+"""Several parts are a multiple of this, if there are as many features: two or four
+threads then have as many parts each."""
 
 RANGE_BYTES = 128 * 2**20
 """Bytes of the rows that a range may keep where ranges are read one by one, at most,

@@ -29,7 +29,7 @@ import numpy as np
 from hkmeans_dask.kmeans import kernels, pruning
 from hkmeans_dask.kmeans.axes import ALL_DIMENSIONS, DECOMPOSITION, MOST_DIMS, PAD
 from hkmeans_dask.kmeans.even import Aside, charged, relearned
-from hkmeans_dask.kmeans.hierarchy import FREE, Hierarchy, is_compact, label_coarse
+from hkmeans_dask.kmeans.hierarchy import FREE, Hierarchy
 from hkmeans_dask.kmeans.minibatch import FURTHER, left_to_gain
 from hkmeans_dask.kmeans.moves import merge, say, to_means
 from hkmeans_dask.kmeans.pruning import NO_AXES
@@ -245,7 +245,7 @@ def _with_axes(rows: list[Array], state: State) -> State:
     _, ascending = np.linalg.eigh(seen.T @ seen)
     all_axes = ascending[:, ::-1].astype(points.dtype)
     levels = (state.fine, all_axes, state.offset, state.prices)
-    some = points[::2]  # tell as well what takes least arithmetic
+    some = points[::2]  # half of them tell as well what takes least arithmetic
     state = state._replace(model_axes=pruning.choose_axes(some, *levels))
     if state.prices.size:
         return state
@@ -323,11 +323,8 @@ def _of_lowest_keys(keys: Array, share: float) -> Index:
 
 def _nearest(points: Array, big: Index, state: State) -> Index:
     """Nearest centers of points, which are in the order of their big clusters."""
-    nearest = _nearest_along(state) if state.axes.size else _nearest_anywhere(state)
-    parents = label_coarse(state.fine, state.coarse, state.offset)
-    if is_compact(state.offset, state.coarse, state.fine, parents):
-        return nearest(points, state.offset)
     labels = np.empty(len(points), np.int64)
+    nearest = _nearest_along(state) if state.axes.size else _nearest_anywhere(state)
     for number in np.unique(big).tolist():
         here = slice(*np.searchsorted(big, (number, number + 1)))
         labels[here] = nearest(points[here], state.coarse[number])

@@ -115,11 +115,14 @@ def test_axes_are_taken_without_these_reasons():
 
 
 @pytest.mark.usefixtures("few_rows")
-def test_a_beginning_is_found_along_axes_of_a_flat_spectrum_too():
-    flat = np.random.default_rng(0).normal(size=(3000, N_DIMS))
-    how = (20, 10**6, DEFAULT)
-    assert principal_axes(flat, *how, beyond=True).shape == (N_DIMS, 39)
-    assert principal_axes(flat * 0, *how, beyond=True) is ALL_DIMENSIONS
+@pytest.mark.parametrize(
+    ("n_above", "n_axes"), [(38, 39), (54, 39), (71, 39), (73, 0), (N_DIMS, 0)]
+)
+def test_a_beginning_is_found_along_axes_of_flatter_spectra(n_above, n_axes):
+    spread = np.where(np.arange(N_DIMS) < n_above, 3, 0.1)
+    points = np.random.default_rng(0).normal(size=(5000, N_DIMS)) * spread
+    taken = principal_axes(points, 100, 10**6, DEFAULT, beyond=True)
+    assert taken.shape == ((N_DIMS, n_axes) if n_axes else (0, 0))
 
 
 def test_finding_axes_may_not_take_longer_than_training():

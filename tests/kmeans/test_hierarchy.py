@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hkmeans_dask.kmeans import hierarchy as hierarchy_module
-from hkmeans_dask.kmeans.hierarchy import NESTED, Hierarchy, is_compact, label_coarse
+from hkmeans_dask.kmeans.hierarchy import NESTED, Hierarchy, label_coarse
 from tests.strategies import FLOATS, nearest, quick, whole_points
 
 few = settings(quick, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -144,30 +144,6 @@ def test_digits_survive_a_large_mean_and_distant_big_clusters(dtype):
     for compared in (NESTED, np.arange(24, dtype=np.int32)[None]):
         model = Hierarchy(offset, coarse, fine, parents, compared)
         assert np.array_equal(model.label(points.astype(dtype)), truth)
-
-
-@dtypes
-def test_clusters_that_are_close_together_are_all_seen_from_the_offset(dtype):
-    rng = np.random.default_rng(0)
-    fine = (7 + rng.normal(size=(40, 5))).astype(dtype)
-    points = (7 + 2 * rng.normal(size=(3000, 5))).astype(dtype)
-    offset = fine.mean(axis=0)
-    model = Hierarchy.arrange(offset, fine[:4], fine, exact=True)
-    assert is_compact(model.offset, model.coarse, model.fine, model.parents)
-    squared = ((points[:, None].astype(float) - model.fine[None]) ** 2).sum(axis=2)
-    assert np.array_equal(model.label(points), squared.argmin(axis=1))
-    kept = model.keep(np.arange(40) % 3 > 0)
-    squared = ((points[:, None].astype(float) - kept.fine[None]) ** 2).sum(axis=2)
-    assert np.array_equal(kept.label(points), squared.argmin(axis=1))
-
-
-@pytest.mark.parametrize(("apart", "compact"), [(3, True), (1000, False)])
-def test_big_clusters_that_are_far_apart_are_not_compact(apart, compact):
-    rng = np.random.default_rng(0)
-    coarse = apart * rng.normal(size=(10, 5))
-    fine = np.repeat(coarse, 4, axis=0) + rng.normal(size=(40, 5))
-    parents = np.repeat(np.arange(10), 4)
-    assert is_compact(coarse.mean(axis=0), coarse, fine, parents) == compact
 
 
 def test_digits_of_coarse_labels_survive_a_large_mean():
