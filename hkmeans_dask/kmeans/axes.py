@@ -58,8 +58,8 @@ FLAT = 1 / 3
 
 FLAT_BEYOND = 0.45
 """The same where features look beyond their big cluster later: passes over the rows of
-all of them find what was left out, but not where all dimensions are alike (half of
-them are above the mean then: sparse values had up to 7% more inertia)."""
+all of them find what was left out, but not where all dimensions are alike (nearly half
+of them are above the mean then: sparse values had up to 7% more inertia)."""
 
 MOST_DIMS = 1024
 """Dimensions, at most: finding axes takes the third power of them."""

@@ -114,10 +114,7 @@ def test_axes_are_taken_without_these_reasons():
     assert found(along_few_axes()).shape == (N_DIMS, 31)
 
 
-@pytest.mark.usefixtures("few_rows")
-@pytest.mark.parametrize(
-    ("n_above", "n_axes"), [(38, 39), (54, 39), (71, 39), (73, 0), (N_DIMS, 0)]
-)
+@pytest.mark.parametrize(("n_above", "n_axes"), [(38, 39), (54, 39), (N_DIMS, 0)])
 def test_a_beginning_is_found_along_axes_of_flatter_spectra(n_above, n_axes):
     spread = np.where(np.arange(N_DIMS) < n_above, 3, 0.1)
     points = np.random.default_rng(0).normal(size=(5000, N_DIMS)) * spread
