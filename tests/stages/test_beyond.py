@@ -272,3 +272,20 @@ def test_there_are_no_axes_where_they_would_save_little():
     X = np.random.default_rng(0).normal(size=(4000, 64))
     assert HierarchicalKMeans(120, nested=False).fit(X).axes_.size == 0
     assert HierarchicalKMeans(300).fit(in_a_plane(64, noise=0.02)).axes_.size == 0
+
+
+@pytest.mark.parametrize("options", [{"nested": False}, {"refine": 1}], ids=str)
+def test_a_tight_group_far_from_a_wide_one_keeps_its_digits(options):
+    rng = np.random.default_rng(0)
+    far = np.zeros(24)
+    far[0] = 10
+    tight = far + 1e-3 * rng.normal(size=(10, 24))
+    wide = 4 * rng.normal(size=(10, 24)) - far
+    group = rng.integers(20, size=8000)
+    X = np.concatenate([tight, wide])[group]
+    X += np.where(group < 10, 5e-5, 0.2)[:, None] * rng.normal(size=X.shape)
+    model = HierarchicalKMeans(20, **options).fit(X.astype(np.float32))
+    points = X.astype(np.float32)[group < 10].astype(float)
+    centers = model.cluster_centers_.astype(float)
+    squared = ((points[:, None] - centers) ** 2).sum(axis=2)
+    assert_array_equal(model.labels_[group < 10], squared.argmin(axis=1))
