@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from hkmeans_dask.kmeans import groups, kernels, pruning
+from hkmeans_dask.kmeans import groups, kernels, origins, pruning
 from hkmeans_dask.kmeans.pruning import NO_AXES
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Hierarchy(NamedTuple):
 
     compared: Array = NESTED
     """(n_big_clusters, n_compared), int32, ascending, -1 where one was dropped: the
-    small clusters compared; one row stands for all big clusters."""
+    small clusters compared; one row, of all of them, stands for all big clusters."""
 
     unit: Array = EUCLIDEAN
     """Whether features and centers are scaled to unit length."""
@@ -180,6 +180,10 @@ class Hierarchy(NamedTuple):
     def _by_way_of_big(self, points: Array) -> Index:
         big = label_coarse(points, self.coarse, self.offset, prices=self.coarse_prices)
         order, starts = groups.group_by_label(big, len(self.coarse))
+        if len(self.compared) == 1:
+            seen = (self.fine, self.offset, self.coarse, starts)
+            prices = self.prices if self.prices.size else None
+            return origins.assign(points, *seen, order=order, prices=prices)
         labels = np.empty(len(points), np.int64)
         for index, origin in enumerate(self.coarse):
             rows = order[starts[index] : starts[index + 1]]
@@ -196,7 +200,7 @@ class Hierarchy(NamedTuple):
     def _among(self, big: int) -> Index:
         """Small clusters with which the features of a coarse center are compared."""
         if self.compared.size:
-            found = self.compared[min(big, len(self.compared) - 1)]
+            found = self.compared[big]
             among: Index = found[found >= 0].astype(np.int64)
             return among
         first, last = np.searchsorted(self.parents, (big, big + 1))

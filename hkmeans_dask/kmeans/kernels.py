@@ -126,7 +126,7 @@ def assign(
         wanted = None if rows is None else rows[part]
         _assign_tiles(some, centers, origin, wanted, constant, prices, labels[part])
 
-    height = tile_height(max(centers.shape) * _scoring(centers).itemsize)
+    height = tile_height(max(centers.shape) * scoring(centers).itemsize)
     pays = n_points * centers.size >= WORTH_SHARING
     in_parallel(assign_part, n_points, height, pays=pays)
     return labels
@@ -142,22 +142,22 @@ def _assign_tiles(
     labels: Index,
 ) -> None:
     """Assign tile after tile into `labels`, with one buffer."""
-    dtype = _scoring(centers)
-    columns, bias = _columns(centers.astype(dtype, copy=False), constant, prices)
+    dtype = scoring(centers)
+    columns, bias = as_columns(centers.astype(dtype, copy=False), constant, prices)
     as_they_are = rows is None and origin is None and dtype == points.dtype
     most = tile_height(max(centers.shape) * dtype.itemsize)
-    tallest = min(most, _padded(len(labels)))
+    tallest = min(most, padded(len(labels)))
     tile = np.empty((tallest, points.shape[1]), dtype)
     scores = np.empty((tallest, len(bias)), dtype)
     for part in _cut(len(labels), most, PAD if as_they_are else most):
         n_used = part.stop - part.start
-        height = _padded(n_used)
+        height = padded(n_used)
         if as_they_are and height == n_used:
             filled = points[part]
         else:
             filled = tile[:height]
             wanted = part if rows is None else rows[part]
-            _fill(filled[:n_used], points, wanted, origin)
+            fill_tile(filled[:n_used], points, wanted, origin)
             filled[n_used:] = 0
         np.dot(filled, columns, out=scores[:height])
         found = scores[:n_used]
@@ -172,12 +172,12 @@ def _cut(n_points: int, height: int, unit: int) -> list[slice]:
     return tiles(whole, height) + tiles(n_points, height, whole)
 
 
-def _scoring(centers: Array) -> np.dtype[Any]:
+def scoring(centers: Array) -> np.dtype[Any]:
     """Give the dtype of scores."""
     return np.dtype(np.float64) if centers.shape[1] <= FEW_DIMS else centers.dtype
 
 
-def _columns(
+def as_columns(
     centers: Array, constant: float, prices: Array | None
 ) -> tuple[Array, Array]:
     """Centers as columns, and the bias of each; padded by columns that never win.
@@ -186,10 +186,10 @@ def _columns(
     """
     n_clusters, n_dims = centers.shape
     n_columns = -(-n_clusters // PAD_COLUMNS) * PAD_COLUMNS
-    padded = centers
+    wide = centers
     if n_columns > n_clusters or constant:
-        padded = np.zeros((n_columns, n_dims), centers.dtype)
-        padded[:n_clusters] = centers
+        wide = np.zeros((n_columns, n_dims), centers.dtype)
+        wide[:n_clusters] = centers
     bias = np.full(n_columns, np.inf, centers.dtype)
     bias[:n_clusters] = half_squared_norms(centers[:, :-1] if constant else centers)
     if prices is not None:
@@ -197,11 +197,11 @@ def _columns(
     bias[:n_clusters][_repeated(centers, prices)] = np.inf
     if constant:
         lowest = np.finfo(bias.dtype).min / max(1.0, constant)
-        padded[:, -1] = np.maximum(-bias / constant, lowest)
-    return padded.T, bias
+        wide[:, -1] = np.maximum(-bias / constant, lowest)
+    return wide.T, bias
 
 
-def _fill(
+def fill_tile(
     tile: Array, points: Array, wanted: slice | Index, origin: Array | None
 ) -> None:
     """Copy the wanted points less the origin into a tile, maybe of another dtype."""
@@ -219,19 +219,18 @@ def _fill(
         tile -= origin
 
 
-def _padded(height: int) -> int:
+def padded(height: int) -> int:
+    """Give the height of the product that has so many rows."""
     return -(-height // PAD) * PAD
 
 
-def project(points: Array, axes: Array, origin: Array | None = None) -> Array:
+def project(points: Array, axes: Array) -> Array:
     """Homogeneous coordinates of points along axes.
 
     Parameters
     ----------
     points : ndarray of shape (n_points, n_dims)
     axes : ndarray of shape (n_dims, n_axes), the dtype of `points`
-    origin : ndarray of shape (n_dims,), optional
-        Subtracted from the points, a tile at a time.
 
     Returns
     -------
@@ -246,8 +245,7 @@ def project(points: Array, axes: Array, origin: Array | None = None) -> Array:
 
     def fill(some: slice) -> None:
         for part in tiles(some.stop, height, some.start):
-            seen = points[part] if origin is None else points[part] - origin
-            np.dot(seen, columns, out=found[part])
+            np.dot(points[part], columns, out=found[part])
 
     pays = len(points) * axes.size >= WORTH_SHARING
     in_parallel(fill, len(points), height, pays=pays)
@@ -266,7 +264,7 @@ def take(points: Array, rows: Index, out: Array | None = None) -> Array:
     found = np.empty((len(rows), points.shape[1]), points.dtype) if out is None else out
 
     def fill(part: slice) -> None:
-        _fill(found[part], points, rows[part], None)
+        fill_tile(found[part], points, rows[part], None)
 
     pays = found.size >= VALUES_WORTH_SHARING
     in_parallel(fill, len(rows), TILE, pays=pays)

@@ -33,6 +33,7 @@ from hkmeans_dask.kmeans import axes
 from hkmeans_dask.kmeans.balance import NEAREST, points_needed
 from hkmeans_dask.kmeans.kernels import TILE_BYTES, tile_height
 from hkmeans_dask.kmeans.minibatch import FEW_MOVED
+from hkmeans_dask.kmeans.origins import BIASES
 from hkmeans_dask.kmeans.sampling import FINENESS, KEYS_AT_ONCE, count_parts
 from hkmeans_dask.kmeans.seeding import MOST_AMONG
 from hkmeans_dask.kmeans.sums import FAN_IN, SUM_DIMS, sum_height
@@ -306,11 +307,19 @@ def _label(sizes: Sizes) -> int:
     labels += sizes.block_bytes * sizes.exclude  # the good features once more
     keys = 2 * LABEL * min(KEYS_AT_ONCE, sizes.block_rows)
     centers, tile = 2 * _model(sizes), tiles(sizes.n_clusters, sizes)
+    if sizes.beyond:
+        centers += _seen(sizes)
     if sizes.beyond and sizes.n_samples <= axes.MOST_DIMS:  # pruning
-        centers += 2 * _model(sizes) + sizes.n_samples**2 * sizes.itemsize
+        centers += sizes.n_samples**2 * sizes.itemsize
         tile *= 6
     work = cast + labels + max(_kept(sizes) + keys, tile)
     return centers + block + max(sizes.read_bytes, work)
+
+
+def _seen(sizes: Sizes) -> int:
+    """Bytes of all centers as they are seen from the offset, and from origins."""
+    pairs = min(sizes.n_big * sizes.n_clusters, max(BIASES, sizes.n_clusters))
+    return 2 * _model(sizes) + pairs * (8 + sizes.itemsize)
 
 
 def labelling(sizes: Sizes) -> int:
@@ -327,7 +336,7 @@ def _rows(sizes: Sizes) -> int:
     part = sizes.part_rows * sizes.kept_row if sizes.copied else 0
     rows = min(sizes.part_rows, ROWS_TOGETHER // max(1, sizes.kept_row) + 1)
     labels = rows * (5 * LABEL + sizes.itemsize)
-    centers = 2 * _model(sizes)
+    centers = 2 * _model(sizes) + _seen(sizes)
     sums = sizes.n_clusters * sizes.n_samples * 8
     work = 3 * rows * sizes.kept_row + labels + tiles(sizes.n_clusters, sizes)
     tried = 4 * TRIED_ROWS * sizes.kept_row + tiles(sizes.n_clusters, sizes)

@@ -120,7 +120,7 @@ def project_labels(
         read_bytes=features.read_bytes,
         cast=int(hierarchy.unit) + (copied or blocks.dtype != centers.dtype),
         copied=False,
-        beyond=hierarchy.axes.size > 0,
+        beyond=len(hierarchy.compared) == 1,
         exclude=exclude,
     )
     written = min(CHUNK_BYTES, np.dtype(np.int32).itemsize * blocks.shape[0])

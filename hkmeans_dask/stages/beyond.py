@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from hkmeans_dask.kmeans import kernels, pruning
+from hkmeans_dask.kmeans import kernels, origins, pruning
 from hkmeans_dask.kmeans.axes import ALL_DIMENSIONS, DECOMPOSITION, MOST_DIMS, PAD
 from hkmeans_dask.kmeans.even import Aside, charged, relearned
 from hkmeans_dask.kmeans.hierarchy import FREE, Hierarchy
@@ -47,7 +47,7 @@ from hkmeans_dask.workspace.rows import (
 from hkmeans_dask.workspace.spread import heads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from dask.delayed import Delayed
 
@@ -258,7 +258,7 @@ def _fewest(points: Array, big: Index, state: State, all_axes: Array) -> Array:
     labels = _nearest(points, big, state)
     most = (1 + EXCESS) * kernels.inertia(points, state.fine, labels)
     for share in SHARES_OF_DIMENSIONS:
-        n_axes = max(1, int(share * n_dims) // PAD * PAD - 1)
+        n_axes = max(1, int(share * n_dims) // PAD * PAD)
         if n_axes * (n_clusters + n_dims) >= n_clusters * n_dims:
             break
         axes = np.ascontiguousarray(all_axes[:, :n_axes])
@@ -323,37 +323,11 @@ def _of_lowest_keys(keys: Array, share: float) -> Index:
 
 def _nearest(points: Array, big: Index, state: State) -> Index:
     """Nearest centers of points, which are in the order of their big clusters."""
-    labels = np.empty(len(points), np.int64)
-    nearest = _nearest_along(state) if state.axes.size else _nearest_anywhere(state)
-    for number in np.unique(big).tolist():
-        here = slice(*np.searchsorted(big, (number, number + 1)))
-        labels[here] = nearest(points[here], state.coarse[number])
-    return labels
-
-
-def _nearest_anywhere(state: State) -> Callable[[Array, Array], Index]:
+    starts = np.searchsorted(big, np.arange(len(state.coarse) + 1))
+    axes = state.axes if state.axes.size else None
     prices = state.prices if state.prices.size else None
-
-    def nearest(points: Array, origin: Array) -> Index:
-        centers = state.ahead - origin
-        return kernels.assign(points, centers, origin=origin, prices=prices)
-
-    return nearest
-
-
-def _nearest_along(state: State) -> Callable[[Array, Array], Index]:
-    """Compare along the axes; both are seen from the origin that is given."""
-    offset, axes = state.offset, state.axes
-    along = kernels.project(state.ahead - offset, axes)
-    prices = state.prices if state.prices.size else None
-
-    def nearest(points: Array, origin: Array) -> Index:
-        seen = kernels.project(points, axes, origin)
-        centers = along.copy()
-        centers[:, :-1] -= np.dot(origin - offset, axes)
-        return kernels.assign(seen, centers, homogeneous=True, prices=prices)
-
-    return nearest
+    seen = (state.ahead, state.offset, state.coarse, starts)
+    return origins.assign(points, *seen, axes=axes, prices=prices)
 
 
 @one_blas_thread

@@ -88,38 +88,39 @@ def in_a_plane(n_dims, noise=0.3):
     return X
 
 
+@pytest.fixture
+def widths(monkeypatch):
+    """Numbers of axes along which rows were compared, in turn; 0 for all dimensions."""
+    widths, kept = [], stage._nearest
+
+    def seen(points, big, state):
+        widths.append(state.axes.shape[1] if state.axes.size else 0)
+        return kept(points, big, state)
+
+    monkeypatch.setattr(stage, "_nearest", seen)
+    return widths
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_rows_are_compared_along_few_axes_where_these_do(monkeypatch, dtype):
-    widths, kept = [], stage._nearest_along
-
-    def seen(state):
-        widths.append(state.axes.shape[1])
-        return kept(state)
-
-    monkeypatch.setattr(stage, "_nearest_along", seen)
+def test_rows_are_compared_along_few_axes_where_these_do(monkeypatch, widths, dtype):
     X = in_a_plane(64).astype(dtype)
     model = HierarchicalKMeans(40, nested=False).fit(X)
-    assert set(widths) == {7}
+    assert widths[:2] == [0, 8], "all dimensions tell whether few axes do"
+    assert set(widths[2:]) == {8}
     monkeypatch.setattr(stage, "EXCESS", -1)
     widths.clear()
     everywhere = HierarchicalKMeans(40, nested=False).fit(X)
-    assert max(widths) > 7, "others were tried, but not taken"
+    assert max(widths) > 8, "others were tried, but not taken"
+    assert widths[-1] == 0
     assert model.inertia_ == pytest.approx(everywhere.inertia_, rel=0.01)
     assert_array_equal(model.predict(X), model.labels_)
 
 
-def test_rows_without_few_axes_are_compared_in_all_dimensions(monkeypatch):
-    widths, kept = [], stage._nearest_anywhere
-
-    def seen(state):
-        widths.append(state.axes.size)
-        return kept(state)
-
-    monkeypatch.setattr(stage, "_nearest_anywhere", seen)
+def test_rows_without_few_axes_are_compared_in_all_dimensions(widths):
     X = np.random.default_rng(0).normal(size=(4000, 64))
     HierarchicalKMeans(120, nested=False).fit(X)
     assert len(widths) > 2
-    assert not any(widths)
+    assert not any(widths[-2:])
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
