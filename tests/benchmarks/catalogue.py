@@ -168,9 +168,9 @@ BOLD = {
     )
 }
 LARGE = {"side": 56, "n_samples": 360, "n_sources": 1500}
-BOLD["bold_large"] = Data(
-    "bold_large.npy", _in_memory(partial(data.bold, 0.7, **LARGE))
-)
+for name, noise in (("bold_large", 0.7), ("bold_noisy", 1.3)):
+    write = _in_memory(partial(data.bold, noise, **LARGE))
+    BOLD[name] = Data(f"{name}.npy", write)
 REAL = {
     load.__name__: Data(f"{load.__name__}.npy", _in_memory(load))
     for load in (
@@ -250,7 +250,7 @@ REAL_CLUSTERS = {
 }
 """About a two-hundredth of the features, and many."""
 
-BOLD_CLUSTERS = {"bold_smooth": 1000, "bold_large": 1000}
+BOLD_CLUSTERS = {"bold_smooth": 1000, "bold_large": 1000, "bold_noisy": 1000}
 
 BENCHMARKS = {
     "patches": Benchmark(PATCHES, 1000, IN_MEMORY, SLOW_AT_1000),
