@@ -9,9 +9,9 @@ clusters that this coarse center has its features compare::
 
 A *nested* model compares the coarse center's own small clusters. A refined one
 (`arrange`) compares those nearest to the coarse center, whichever is theirs: all of
-them where they are few. Measuring the second distance from the coarse center keeps the
-digits that would be lost where a big cluster is small against its distance from the
-offset.
+them where they are few (`origins`). Measuring the second distance from the coarse
+center keeps the digits that would be lost where a big cluster is small against its
+distance from the offset.
 
 A model whose features compare all small clusters may have axes along which most of
 these are ruled out (`pruning`). Its big clusters then do not matter::
