@@ -9,8 +9,9 @@ all the same, so that one product serves points of all groups::
 
 What is left out of these scores, (x - origin) . (origin - offset), is the same for all
 centers. A group costs no more than what is taken off its scores: for all groups that is
-one small product, in float64, which has the digits to be taken from the offset. Along
-axes, a product before takes the tile to its coordinates.
+one small product in float64, and differences where a center is so near to an origin
+that this has not digits enough. Along axes, a product before takes the tile to its
+coordinates.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 BIASES = 2**21
 """Pairs of origin and center whose distances are held at once, if not of one origin."""
+
+LOST = 1e-6
+"""Of two squared norms, what is left of squared distances when digits are lost."""
 
 
 class Seen(NamedTuple):
@@ -60,16 +64,22 @@ class Seen(NamedTuple):
         """Half the squared distances to origins, with their prices."""
         to = (origins - self.offset).astype(np.float64)
         to = to if self.axes is None else np.dot(to, self.axes.astype(np.float64))
-        centers = self.columns.astype(np.float64)
-        squared = np.dot(-2 * to, centers)
-        squared += np.einsum("ij,ij->j", centers, centers)
-        squared += np.einsum("ij,ij->i", to, to)[:, None]
+        squared = _squared_distances(to, self.columns.T.astype(np.float64))
         if self.prices is not None:
             squared[:, : len(self.prices)] += self.prices
         squared[:, np.isinf(self.bias)] = np.inf
         squared /= 2
         biases: Array = squared.astype(self.bias.dtype)
         return biases
+
+
+def _squared_distances(origins: Array, centers: Array) -> Array:
+    """Those of all pairs; by differences where norms would lose the digits."""
+    norms = np.add.outer(*(np.einsum("ij,ij->i", x, x) for x in (origins, centers)))
+    squared: Array = norms - 2 * np.dot(origins, centers.T)
+    near, to = np.nonzero(squared <= LOST * norms)
+    squared[near, to] = kernels.squared_distances(origins, centers, to, rows=near)
+    return squared
 
 
 class Groups(NamedTuple):
@@ -141,7 +151,7 @@ def assign(
     Notes
     -----
     Memory: two tiles a thread beyond the inputs and labels, three with axes; two copies
-    of the centers, one of them in float64; up to `BIASES` values of both dtypes.
+    of the centers, one of them in float64; `BIASES` values of float64, four times.
     """
     seen = Seen.of(centers, offset, axes, prices)
     labels = np.zeros(len(points), np.int64)

@@ -319,7 +319,7 @@ def _label(sizes: Sizes) -> int:
 def _seen(sizes: Sizes) -> int:
     """Bytes of all centers as they are seen from the offset, and from origins."""
     pairs = min(sizes.n_big * sizes.n_clusters, max(BIASES, sizes.n_clusters))
-    return 2 * _model(sizes) + pairs * (8 + sizes.itemsize)
+    return 2 * _model(sizes) + 4 * 8 * pairs
 
 
 def labelling(sizes: Sizes) -> int:
