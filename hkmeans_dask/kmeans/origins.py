@@ -2,16 +2,19 @@
 
 Points that are near each other and far from the common offset differ by few digits
 there; seen from an origin among them they keep these. Centers are seen from the offset
-all the same, so that one product serves points of all groups::
+all the same, so that one product serves points of many groups::
 
     points, group after group --tile--> (x - origin)
         --GEMM--> (x - origin) . (c - offset) - |c - origin|^2 / 2 --argmax--> label
 
 What is left out of these scores, (x - origin) . (origin - offset), is the same for all
 centers. A group costs no more than what is taken off its scores: for all groups that is
-one small product in float64, and differences where a center is so near to an origin
-that this has not digits enough. Along axes, a product before takes the tile to its
+one small product in float64. Along axes, a product before takes the tile to its
 coordinates.
+
+Rounding is then relative to how far an origin is from the offset. Where centers around
+it are much nearer than that, as of values near 0 beside a fill value of -9999, a group
+has a product of its own, in which its centers, too, are seen from its origin.
 """
 
 from __future__ import annotations
@@ -30,11 +33,17 @@ if TYPE_CHECKING:
 
     from hkmeans_dask.kmeans.kernels import Array, Index
 
-BIASES = 2**21
-"""Pairs of origin and center whose distances are held at once, if not of one origin."""
+PAIRS = 2**21
+"""Pairs of origin and center of which distances are held at once, at most; but one
+origin is taken with all centers."""
 
-LOST = 1e-6
-"""Of two squared norms, what is left of squared distances when digits are lost."""
+NEAR = 1e-3
+"""A group is on its own where a second center is nearer to its origin than this part of
+the way from there to the offset."""
+
+PAD_ORIGINS = 8
+"""Origins are compared with centers in multiples of this: BLAS rounds by the height of
+a product."""
 
 
 class Seen(NamedTuple):
@@ -44,8 +53,11 @@ class Seen(NamedTuple):
     columns: Array
     """(n_dims or n_axes, n_columns), the last ones may be padding."""
 
-    bias: Array
-    """(n_columns,), infinite for padding, and for centers that equal another one."""
+    never: Array
+    """(n_columns,), whether one is padding, or equals another one."""
+
+    exact: Array
+    """(n_clusters, n_dims or n_axes), float64: not rounded to the offset's digits."""
 
     axes: Array | None
     prices: Array | None
@@ -55,31 +67,41 @@ class Seen(NamedTuple):
         cls, centers: Array, offset: Array, axes: Array | None, prices: Array | None
     ) -> Self:
         """Take centers as they are."""
-        seen = (centers - offset).astype(kernels.scoring(centers), copy=False)
-        axes = None if axes is None else axes.astype(seen.dtype, copy=False)
-        seen = seen if axes is None else np.dot(seen, axes)
-        return cls(offset, *kernels.as_columns(seen, 0, prices), axes, prices)
+        dtype = kernels.scoring(centers)
+        exact = centers.astype(np.float64)
+        exact -= offset
+        exact = _along(exact, axes)
+        columns, bias = kernels.as_columns(exact.astype(dtype, copy=False), 0, prices)
+        axes = None if axes is None else axes.astype(dtype, copy=False)
+        return cls(offset, columns, np.isinf(bias), exact, axes, prices)
 
-    def biases(self, origins: Array) -> Array:
-        """Half the squared distances to origins, with their prices."""
-        to = (origins - self.offset).astype(np.float64)
-        to = to if self.axes is None else np.dot(to, self.axes.astype(np.float64))
-        squared = _squared_distances(to, self.columns.T.astype(np.float64))
+    def to_origins(self, origins: Array) -> tuple[Array, Array]:
+        """Squared distances to origins, float64; whether a group is on its own."""
+        n_origins = len(origins)
+        to = np.zeros((-(-n_origins // PAD_ORIGINS) * PAD_ORIGINS, origins.shape[1]))
+        to[:n_origins] = origins
+        to[:n_origins] -= self.offset
+        to = _along(to, self.axes)
+        squared = np.dot(-2 * to, self.exact.T)
+        squared += np.einsum("ij,ij->i", self.exact, self.exact)
+        norms = np.einsum("ij,ij->i", to, to)
+        squared += norms[:, None]
+        second = np.partition(squared, 1, axis=1)[:, 1]
+        return squared[:n_origins], (second < NEAR**2 * norms)[:n_origins]
+
+    def biases(self, squared: Array) -> Array:
+        """Half of squared distances to origins, with prices: taken off the scores."""
         if self.prices is not None:
-            squared[:, : len(self.prices)] += self.prices
-        squared[:, np.isinf(self.bias)] = np.inf
-        squared /= 2
-        biases: Array = squared.astype(self.bias.dtype)
+            squared += self.prices
+        biases = np.empty((len(squared), len(self.never)), self.columns.dtype)
+        np.divide(squared, 2, out=biases[:, : squared.shape[1]], casting="same_kind")
+        biases[:, self.never] = np.inf
         return biases
 
 
-def _squared_distances(origins: Array, centers: Array) -> Array:
-    """Those of all pairs; by differences where norms would lose the digits."""
-    norms = np.add.outer(*(np.einsum("ij,ij->i", x, x) for x in (origins, centers)))
-    squared: Array = norms - 2 * np.dot(origins, centers.T)
-    near, to = np.nonzero(squared <= LOST * norms)
-    squared[near, to] = kernels.squared_distances(origins, centers, to, rows=near)
-    return squared
+def _along(points: Array, axes: Array | None) -> Array:
+    """Coordinates along axes, in float64, if there are axes."""
+    return points if axes is None else np.dot(points, axes.astype(np.float64))
 
 
 class Groups(NamedTuple):
@@ -150,22 +172,44 @@ def assign(
 
     Notes
     -----
-    Memory: two tiles a thread beyond the inputs and labels, three with axes; two copies
-    of the centers, one of them in float64; `BIASES` values of float64, four times.
+    Memory: two tiles a thread beyond the inputs and labels, three with axes; three
+    copies of the centers and one in float64; `PAIRS` values of float64 three times.
+    Groups on their own are compared in all dimensions, with axes too.
     """
-    seen = Seen.of(centers, offset, axes, prices)
     labels = np.zeros(len(points), np.int64)
+    if len(centers) == 1 or not len(points):
+        return labels
+    seen = Seen.of(centers, offset, axes, prices)
     present = np.flatnonzero(np.diff(starts))
-    for some in tiles(len(present), max(1, BIASES // len(centers))):
+    for some in tiles(len(present), max(1, PAIRS // len(centers))):
         numbers = present[some]
-        bounds = np.append(starts[numbers], starts[numbers[-1] + 1])
-        rows = slice(*bounds[[0, -1]].tolist())
-        levels = (bounds - bounds[0], origins[numbers], seen.biases(origins[numbers]))
-        if order is None:
-            labels[rows] = _assign(Groups(points[rows], None, *levels), seen)
-        else:
-            labels[order[rows]] = _assign(Groups(points, order[rows], *levels), seen)
+        squared, alone = seen.to_origins(origins[numbers])
+        for number in numbers[alone]:
+            rows, origin = _rows_of(number[None], starts, order), origins[number]
+            chosen, inside = _chosen(points, rows)
+            how = {"origin": origin, "rows": inside, "prices": prices}
+            labels[rows] = kernels.assign(chosen, centers - origin, **how)
+        if not alone.all():
+            shared, biases = numbers[~alone], seen.biases(squared[~alone])
+            rows = _rows_of(shared, starts, order)
+            bounds = np.append(0, np.cumsum(starts[shared + 1] - starts[shared]))
+            groups = Groups(*_chosen(points, rows), bounds, origins[shared], biases)
+            labels[rows] = _assign(groups, seen)
     return labels
+
+
+def _rows_of(numbers: Index, starts: Index, order: Index | None) -> Index | slice:
+    """Rows of some groups, group after group."""
+    cuts = np.stack([starts[numbers], starts[numbers + 1]], axis=1)
+    rows: Index | slice = slice(int(cuts[0, 0]), int(cuts[-1, 1]))
+    if (cuts[1:, 0] > cuts[:-1, 1]).any():  # others lie between them
+        rows = np.concatenate([np.arange(*cut) for cut in cuts])
+    return rows if order is None else order[rows]
+
+
+def _chosen(points: Array, rows: Index | slice) -> tuple[Array, Index | None]:
+    """Points among which the rows are, and which of these they are, if not all."""
+    return (points[rows], None) if isinstance(rows, slice) else (points, rows)
 
 
 def _assign(groups: Groups, seen: Seen) -> Index:

@@ -124,6 +124,7 @@ def sizes_of(job: Job) -> Sizes:
         copied=features.in_place is None,
         refine=job.refine,
         beyond=job.beyond,
+        all_compared=job.beyond or job.refine > 0,
         balance=job.schedule.balance,
         evens=job.evens,
         batch_size=job.schedule.batch_size,

@@ -33,7 +33,7 @@ from hkmeans_dask.kmeans import axes
 from hkmeans_dask.kmeans.balance import NEAREST, points_needed
 from hkmeans_dask.kmeans.kernels import TILE_BYTES, tile_height
 from hkmeans_dask.kmeans.minibatch import FEW_MOVED
-from hkmeans_dask.kmeans.origins import BIASES
+from hkmeans_dask.kmeans.origins import PAIRS
 from hkmeans_dask.kmeans.sampling import FINENESS, KEYS_AT_ONCE, count_parts
 from hkmeans_dask.kmeans.seeding import MOST_AMONG
 from hkmeans_dask.kmeans.sums import FAN_IN, SUM_DIMS, sum_height
@@ -307,7 +307,7 @@ def _label(sizes: Sizes) -> int:
     labels += sizes.block_bytes * sizes.exclude  # the good features once more
     keys = 2 * LABEL * min(KEYS_AT_ONCE, sizes.block_rows)
     centers, tile = 2 * _model(sizes), tiles(sizes.n_clusters, sizes)
-    if sizes.beyond:
+    if sizes.all_compared:
         centers += _seen(sizes)
     if sizes.beyond and sizes.n_samples <= axes.MOST_DIMS:  # pruning
         centers += sizes.n_samples**2 * sizes.itemsize
@@ -318,8 +318,8 @@ def _label(sizes: Sizes) -> int:
 
 def _seen(sizes: Sizes) -> int:
     """Bytes of all centers as they are seen from the offset, and from origins."""
-    pairs = min(sizes.n_big * sizes.n_clusters, max(BIASES, sizes.n_clusters))
-    return 2 * _model(sizes) + 4 * 8 * pairs
+    pairs = min(sizes.n_big * sizes.n_clusters, max(PAIRS, sizes.n_clusters))
+    return 3 * _model(sizes) + 3 * LABEL * pairs
 
 
 def labelling(sizes: Sizes) -> int:

@@ -120,7 +120,8 @@ def project_labels(
         read_bytes=features.read_bytes,
         cast=int(hierarchy.unit) + (copied or blocks.dtype != centers.dtype),
         copied=False,
-        beyond=len(hierarchy.compared) == 1,
+        beyond=hierarchy.axes.size > 0,
+        all_compared=len(hierarchy.compared) == 1,
         exclude=exclude,
     )
     written = min(CHUNK_BYTES, np.dtype(np.int32).itemsize * blocks.shape[0])

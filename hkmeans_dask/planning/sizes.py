@@ -49,6 +49,9 @@ class Sizes:
     beyond: bool = False
     """Whether training rows look beyond their big cluster."""
 
+    all_compared: bool = False
+    """Whether features are compared with all small clusters, if these are few."""
+
     balance: float = 0.0
     """How even sizes are made; prices are learned where it is not 0."""
 

@@ -97,39 +97,101 @@ def test_along_axes_only_they_count(dtype):
 
 
 @dtypes
-def test_threads_and_biases_held_at_once_change_nothing(dtype, monkeypatch):
+def test_threads_and_pairs_held_at_once_change_nothing(dtype, monkeypatch):
     what, order = many(dtype)
     expected = nearest(*what[:2])
     monkeypatch.setattr(kernels, "WORTH_SHARING", 0)
     monkeypatch.setattr(origins, "WORTH_SHARING", 0)
-    for n_threads, biases in [(1, 2**21), (3, 2**21), (8, 1), (2, 170)]:
-        monkeypatch.setattr(origins, "BIASES", biases)
+    for n_threads, pairs in [(1, 2**21), (3, 2**21), (8, 1), (2, 170)]:
+        monkeypatch.setattr(origins, "PAIRS", pairs)
         with crew.shared_tiles(n_threads):
             assert_array_equal(origins.assign(*what, order=order), expected)
 
 
-@pytest.mark.parametrize("axes", [None, np.eye(24)[:, ::-1]])
+@pytest.mark.parametrize("along", [False, True])
+@pytest.mark.parametrize("n_dims", [4, 24])
 @pytest.mark.parametrize(
-    ("dtype", "how_far"), [(np.float32, 1e3), (np.float64, 1e3), (np.float64, 1e9)]
+    ("dtype", "how_far"), [(np.float32, 1e7), (np.float64, 1e3), (np.float64, 1e15)]
 )
-def test_points_near_each_other_keep_the_digits_that_the_offset_loses(
-    dtype, how_far, axes
+def test_small_values_keep_their_digits_beside_a_far_offset(
+    dtype, how_far, n_dims, along, monkeypatch
 ):
+    """As of values near 0 where some features are filled with -9999."""
     rng = np.random.default_rng(0)
-    far = np.zeros(24)
-    far[0] = how_far
-    centers = (far + 0.05 * rng.normal(size=(10, 24))).astype(dtype)
-    points = np.repeat(centers.astype(float), 300, axis=0)
+    centers = 0.05 * rng.normal(size=(20, n_dims))
+    points = np.repeat(centers, 150, axis=0)
     points = (points + 0.02 * rng.normal(size=points.shape)).astype(dtype)
-    offset, starts = np.zeros(24, dtype), np.array([0, len(points)])
+    points[::3] -= dtype(2 * how_far)
+    centers = np.concatenate([centers, centers[:1] - 2 * how_far]).astype(dtype)
+    offset, of_groups = centers[-1] / 2, np.stack([centers[0] * 0, centers[-1]])
+    order, starts = group_by_label((points[:, 0] < -how_far).astype(int), 2)
+    prices = np.zeros(len(centers), dtype)
+    axes = np.eye(n_dims, dtype=dtype)[:, ::-1].copy() if along else None
+    how = {"order": order, "axes": axes, "prices": prices}
+    what = (points, centers, offset, of_groups, starts)
     expected = nearest(points, centers)
-    axes = None if axes is None else np.ascontiguousarray(axes, dtype)
-    how = (points, centers, offset)
-    found = origins.assign(*how, far[None].astype(dtype), starts, axes=axes)
-    assert np.mean(found != expected) < 0.002
+    assert_array_equal(origins.assign(*what, **how), expected)
+    monkeypatch.setattr(origins, "NEAR", np.nan)
     if (dtype, how_far) != (np.float64, 1e3):
-        lost = origins.assign(*how, offset[None], starts, axes=axes)
-        assert np.mean(lost != expected) > 0.2
+        assert np.mean(origins.assign(*what, **how) != expected) > 0.2, "or it is easy"
+
+
+def test_points_near_each_other_keep_the_digits_that_the_offset_loses():
+    rng = np.random.default_rng(0)
+    far = np.zeros((1, 24), np.float32)
+    far[:, 0] = 100
+    centers = (far + 0.5 * rng.normal(size=(10, 24))).astype(np.float32)
+    points = np.repeat(centers.astype(float), 300, axis=0)
+    points = (points + 0.02 * rng.normal(size=points.shape)).astype(np.float32)
+    what = (points, centers, np.zeros(24, np.float32))
+    starts, expected = np.array([0, len(points)]), nearest(points, centers)
+    assert_array_equal(origins.assign(*what, far, starts), expected)
+    middle = (points + centers[expected - 1]) / 2  # as near to another center, nearly
+    found = origins.assign(middle, *what[1:], far, starts)
+    assert np.mean(found != nearest(middle, centers)) < 0.01
+
+
+def test_few_dimensions_are_compared_in_float64():
+    """As `kernels.assign` does: rounded to float32, most of these would tie."""
+    centers = np.arange(50, dtype=np.float32)[:, None] / 64
+    points = centers + np.float32(1 / 130)
+    what = (points * 2**-8 + 40, centers * 2**-8 + 40, np.zeros(1, np.float32))
+    found = origins.assign(*what, np.full((1, 1), 40.5, np.float32), np.array([0, 50]))
+    assert_array_equal(found, nearest(*what[:2]))
+
+
+@dtypes
+def test_ties_do_not_hang_on_the_other_groups(dtype):
+    rng = np.random.default_rng(0)
+    points, centers = rng.integers(0, 3, (400, 6)), rng.integers(0, 3, (40, 6)) + 0.5
+    offset, of_groups = points.mean(axis=0), rng.normal(1, 0.3, (7, 6))
+    what = [x.astype(dtype) for x in (centers, offset, of_groups)]
+    points = points.astype(dtype)
+    order, starts = group_by_label(rng.integers(0, 7, 400), 7)
+    whole = origins.assign(points[order], *what, starts)
+    alone = [
+        origins.assign(points[order][[row]], *what, np.clip(starts - row, 0, 1))
+        for row in range(400)
+    ]
+    assert_array_equal(np.concatenate(alone), whole)
+
+
+def test_threads_share_the_tiles(monkeypatch):
+    monkeypatch.setattr(origins, "WORTH_SHARING", 0)
+    seen, kept = [], origins._assign_tiles
+
+    def counted(groups, centers, parts, labels):
+        seen.append([(part.start, part.stop) for part in parts])
+        kept(groups, centers, parts, labels)
+
+    monkeypatch.setattr(origins, "_assign_tiles", counted)
+    what, order = many(np.float32)
+    with crew.shared_tiles(2):
+        origins.assign(*what, order=order)
+    assert len(seen) == 2
+    cuts = sorted(cut for parts in seen for cut in parts)
+    assert [start for start, _ in cuts] == [0, *(stop for _, stop in cuts[:-1])]
+    assert cuts[-1][1] == len(order)
 
 
 def test_equal_centers_share_no_points():

@@ -290,3 +290,17 @@ def test_a_tight_group_far_from_a_wide_one_keeps_its_digits(options):
     centers = model.cluster_centers_.astype(float)
     squared = ((points[:, None] - centers) ** 2).sum(axis=2)
     assert_array_equal(model.labels_[group < 10], squared.argmin(axis=1))
+
+
+@pytest.mark.parametrize("options", [{"nested": False}, {"refine": 2}])
+@pytest.mark.parametrize("scale", [1e-5, 1e-2, 1])
+def test_a_fill_value_does_not_cost_small_values_their_digits(options, scale):
+    rng = np.random.default_rng(0)
+    X = scale * np.exp(0.5 * rng.normal(size=(6000, 30)))
+    X[:2000] = -9999
+    X = X.astype(np.float32)
+    model = HierarchicalKMeans(60, **options).fit(X)
+    assert model.n_clusters_ == 60
+    assert_array_equal(model.labels_, nearest(X, model.cluster_centers_))
+    pieces = [model.predict(X[start : start + 137]) for start in range(0, 6000, 137)]
+    assert_array_equal(np.concatenate(pieces), model.labels_)
