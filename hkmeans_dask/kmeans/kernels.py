@@ -348,15 +348,16 @@ def _repeated(centers: Array, prices: Array | None) -> Array:
     centers would share equal points.
     """
     repeated = np.zeros(len(centers), bool)
-    firsts = np.sort(centers[:, 0])
-    if (firsts[1:] != firsts[:-1]).all():
+    _, same, counts = np.unique(centers[:, 0], return_inverse=True, return_counts=True)
+    if len(counts) == len(centers):
         return repeated  # as nearly always, without a look at the rest
-    repeated[:] = True
     order = np.arange(len(centers))
     if prices is not None:
         order = np.argsort(prices, kind="stable")
-    _, first = np.unique(as_voids(centers)[order], return_index=True)
-    repeated[order[first]] = False
+    alike = order[counts[same[order]] > 1]
+    repeated[alike] = True
+    _, first = np.unique(as_voids(centers[alike]), return_index=True)
+    repeated[alike[first]] = False
     return repeated
 
 

@@ -7,7 +7,8 @@ join                  the means of one chunk of samples, twice
 label                 what it takes in a fit
 read                  the means of all clusters of one chunk of samples; what they are
                       joined of
-spread                these, a block and what is written of it; scaled means
+spread                these, a block, what is written of it and of the one before;
+                      scaled means
 write                 a chunk of an output, joined and encoded
 ====================  =================================================================
 
@@ -159,7 +160,7 @@ def project_spread(
     block = max(chunks) * (width * itemsize + 2 * LABEL)
     tasks = {
         "read": pieces + max(means.read_bytes, whole),
-        "spread": max(pieces, whole) + 2 * block + min(column, block) * scaled,
+        "spread": max(pieces, whole) + 3 * block + min(column, block) * scaled,
     }
     found = sum(chunks) * blocks.shape[1] * itemsize * means.in_memory
     joined = int(SPARE * found)  # when all tasks are done
