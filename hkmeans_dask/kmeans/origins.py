@@ -9,8 +9,7 @@ all the same, so that one product serves points of many groups::
 
 What is left out of these scores, (x - origin) . (origin - offset), is the same for all
 centers. A group costs no more than what is taken off its scores: for all groups that is
-one small product in float64. Along axes, a product before takes the tile to its
-coordinates.
+one small product in float64.
 
 Rounding is then relative to how far an origin is from the offset. Where centers around
 it are much nearer than that, as of values near 0 beside a fill value of -9999, a group
@@ -51,29 +50,24 @@ class Seen(NamedTuple):
 
     offset: Array
     columns: Array
-    """(n_dims or n_axes, n_columns), the last ones may be padding."""
+    """(n_dims, n_columns), the last ones may be padding."""
 
     never: Array
     """(n_columns,), whether one is padding, or equals another one."""
 
     exact: Array
-    """(n_clusters, n_dims or n_axes), float64: not rounded to the offset's digits."""
+    """(n_clusters, n_dims), float64: not rounded to the digits of the offset."""
 
-    axes: Array | None
     prices: Array | None
 
     @classmethod
-    def of(
-        cls, centers: Array, offset: Array, axes: Array | None, prices: Array | None
-    ) -> Self:
+    def of(cls, centers: Array, offset: Array, prices: Array | None = None) -> Self:
         """Take centers as they are."""
         dtype = kernels.scoring(centers)
         exact = centers.astype(np.float64)
         exact -= offset
-        exact = _along(exact, axes)
         columns, bias = kernels.as_columns(exact.astype(dtype, copy=False), 0, prices)
-        axes = None if axes is None else axes.astype(dtype, copy=False)
-        return cls(offset, columns, np.isinf(bias), exact, axes, prices)
+        return cls(offset, columns, np.isinf(bias), exact, prices)
 
     def to_origins(self, origins: Array) -> tuple[Array, Array]:
         """Squared distances to origins, float64; whether a group is on its own."""
@@ -81,7 +75,6 @@ class Seen(NamedTuple):
         to = np.zeros((-(-n_origins // PAD_ORIGINS) * PAD_ORIGINS, origins.shape[1]))
         to[:n_origins] = origins
         to[:n_origins] -= self.offset
-        to = _along(to, self.axes)
         squared = np.dot(-2 * to, self.exact.T)
         squared += np.einsum("ij,ij->i", self.exact, self.exact)
         norms = np.einsum("ij,ij->i", to, to)
@@ -97,11 +90,6 @@ class Seen(NamedTuple):
         np.divide(squared, 2, out=biases[:, : squared.shape[1]], casting="same_kind")
         biases[:, self.never] = np.inf
         return biases
-
-
-def _along(points: Array, axes: Array | None) -> Array:
-    """Coordinates along axes, in float64, if there are axes."""
-    return points if axes is None else np.dot(points, axes.astype(np.float64))
 
 
 class Groups(NamedTuple):
@@ -143,7 +131,6 @@ def assign(
     starts: Index,
     *,
     order: Index | None = None,
-    axes: Array | None = None,
     prices: Array | None = None,
 ) -> Index:
     """Index of the center nearest to each point, ties to the lowest.
@@ -160,8 +147,6 @@ def assign(
         Where each group begins.
     order : ndarray of shape (n_points,), int64, optional
         The points, group after group; as they are by default.
-    axes : ndarray of shape (n_dims, n_axes), optional
-        Orthonormal columns, along which points and centers are compared.
     prices : ndarray of shape (n_clusters,), optional
         Added to the squared distances; 0 by default.
 
@@ -172,14 +157,13 @@ def assign(
 
     Notes
     -----
-    Memory: two tiles a thread beyond the inputs and labels, three with axes; three
-    copies of the centers and one in float64; `PAIRS` values of float64 three times.
-    Groups on their own are compared in all dimensions, with axes too.
+    Memory: two tiles a thread beyond the inputs and labels; three copies of the centers
+    and one in float64; `PAIRS` values of float64 three times.
     """
     labels = np.zeros(len(points), np.int64)
     if len(centers) == 1 or not len(points):
         return labels
-    seen = Seen.of(centers, offset, axes, prices)
+    seen = Seen.of(centers, offset, prices)
     present = np.flatnonzero(np.diff(starts))
     for some in tiles(len(present), max(1, PAIRS // len(centers))):
         numbers = present[some]
@@ -196,6 +180,13 @@ def assign(
             groups = Groups(*_chosen(points, rows), bounds, origins[shared], biases)
             labels[rows] = _assign(groups, seen)
     return labels
+
+
+def on_their_own(centers: Array, offset: Array, origins: Array) -> Array:
+    """Whether the group of each origin has a product of its own."""
+    if len(centers) == 1:
+        return np.zeros(len(origins), bool)
+    return Seen.of(centers, offset).to_origins(origins)[1]
 
 
 def _rows_of(numbers: Index, starts: Index, order: Index | None) -> Index | slice:
@@ -215,8 +206,7 @@ def _chosen(points: Array, rows: Index | slice) -> tuple[Array, Index | None]:
 def _assign(groups: Groups, seen: Seen) -> Index:
     """Assign the points of some groups, in their order."""
     labels = np.empty(groups.bounds[-1], np.int64)
-    widest = max(groups.points.shape[1], seen.columns.shape[1])
-    height = tile_height(widest * seen.columns.itemsize)
+    height = tile_height(max(seen.columns.shape) * seen.columns.itemsize)
 
     def assign_part(part: slice) -> None:
         _assign_tiles(groups, seen, tiles(part.stop, height, part.start), labels)
@@ -230,10 +220,9 @@ def _assign_tiles(
     groups: Groups, seen: Seen, parts: list[slice], labels: Index
 ) -> None:
     """Assign tile after tile into `labels`, with one set of buffers."""
-    dtype, (n_axes, n_columns) = seen.columns.dtype, seen.columns.shape
+    dtype, (n_dims, n_columns) = seen.columns.dtype, seen.columns.shape
     tallest = kernels.padded(max((part.stop - part.start for part in parts), default=0))
-    tile = np.empty((tallest, groups.points.shape[1]), dtype)
-    along = tile if seen.axes is None else np.empty((tallest, n_axes), dtype)
+    tile = np.empty((tallest, n_dims), dtype)
     scores = np.empty((tallest, n_columns), dtype)
     for part in parts:
         n_used = part.stop - part.start
@@ -241,9 +230,7 @@ def _assign_tiles(
         for group, rows in inside:
             groups.fill(tile[rows], part.start + rows.start, group)
         tile[n_used:height] = 0
-        if seen.axes is not None:
-            np.dot(tile[:height], seen.axes, out=along[:height])
-        np.dot(along[:height], seen.columns, out=scores[:height])
+        np.dot(tile[:height], seen.columns, out=scores[:height])
         for group, rows in inside:
             scores[rows] -= groups.biases[group]
         scores[:n_used].argmax(axis=1, out=labels[part])

@@ -164,11 +164,13 @@ def choose_axes(
     best, least = NO_AXES, WORTHWHILE * n_clusters * (n_dims + LOOK)
     what = (origin, prices if prices.size else None)
     shares = (int(share * n_dims) // PAD_AXES for share in SHARES_OF_DIMENSIONS)
-    for n_axes in sorted({max(1, n * PAD_AXES - 2) for n in shares}):
+    for n_axes in sorted({max(1, n * PAD_AXES - 2) for n in shares}, reverse=True):
         some = np.ascontiguousarray(all_axes[:, :n_axes])
         found = cost(points, centers, some, *what)
         if found < least:
             best, least = some, found
+        elif found - _products(some, n_clusters) >= least:
+            break  # fewer axes rule out fewer centers
     return best
 
 
@@ -191,10 +193,15 @@ def cost(
         The mean over the points.
     """
     n_measured = _assign(points, centers, axes, origin, prices, None)
-    (n_dims, n_axes), n_clusters = axes.shape, len(centers)
-    product = n_dims * n_axes + n_clusters * (n_axes + SCAN)
-    each = n_measured / max(1, len(points))
-    return float(product + MEASURED * (n_dims + EACH) * each)
+    each = MEASURED * (len(axes) + EACH) * n_measured / max(1, len(points))
+    return float(_products(axes, len(centers)) + each)
+
+
+def _products(axes: Array, n_clusters: int) -> int:
+    """Multiplications that a point takes whatever is ruled out."""
+    n_dims, n_axes = axes.shape
+    product: int = n_dims * n_axes + n_clusters * (n_axes + SCAN)
+    return product
 
 
 def _assign(

@@ -31,9 +31,11 @@ from typing import NamedTuple
 
 from hkmeans_dask.kmeans import axes
 from hkmeans_dask.kmeans.balance import NEAREST, points_needed
+from hkmeans_dask.kmeans.beyond import COORDINATE_BYTES
 from hkmeans_dask.kmeans.kernels import TILE_BYTES, tile_height
 from hkmeans_dask.kmeans.minibatch import FEW_MOVED
 from hkmeans_dask.kmeans.origins import PAIRS
+from hkmeans_dask.kmeans.pruning import SHARES_OF_DIMENSIONS
 from hkmeans_dask.kmeans.sampling import FINENESS, KEYS_AT_ONCE, count_parts
 from hkmeans_dask.kmeans.seeding import MOST_AMONG
 from hkmeans_dask.kmeans.sums import FAN_IN, SUM_DIMS, sum_height
@@ -160,6 +162,9 @@ def project(
     if sizes.copy_bytes:
         tasks = {"copy": sizes.copy_bytes, **tasks}
     held = 0 if on_disk else sizes.held
+    coordinates = _coordinates(sizes.n_rows, sizes)
+    if coordinates <= COORDINATE_BYTES and not (on_disk or n_sharing):
+        held += coordinates * sizes.beyond
     if n_sharing:
         tasks = {name: size + _sent(name, sizes) for name, size in tasks.items()}
         held = int(max(held, 2 * sizes.rows) / (EVENLY * n_sharing))
@@ -332,8 +337,14 @@ def _refine(sizes: Sizes) -> int:
     return max(_label(sizes) + 2 * sums, (FAN_IN + 2) * sums + _even(sizes))
 
 
+def _coordinates(rows: int, sizes: Sizes) -> int:
+    """Bytes of rows along as many axes as passes over them take, at most."""
+    return int(rows * sizes.row * max(SHARES_OF_DIMENSIONS))
+
+
 def _rows(sizes: Sizes) -> int:
     part = sizes.part_rows * sizes.kept_row if sizes.copied else 0
+    part += _coordinates(sizes.part_rows, sizes)
     rows = min(sizes.part_rows, ROWS_TOGETHER // max(1, sizes.kept_row) + 1)
     labels = rows * (5 * LABEL + sizes.itemsize)
     centers = 2 * _model(sizes) + _seen(sizes)

@@ -11,8 +11,9 @@ when little is left to gain::
 Rows are compared with all centers along the principal axes of these, which hold most of
 what tells centers apart (their noise is averaged out, that of the rows is not). How
 many axes do is measured: as few as give rows of lowest rank nearly the labels that all
-dimensions would. Sums are of all dimensions. Axes of the model, along which `label`
-rules centers out, are those by which a few rows take least arithmetic.
+dimensions would. Where rows are in memory of this process, so are their coordinates.
+Sums are of all dimensions. Axes of the model, along which `label` rules centers out,
+are those by which a few rows take least arithmetic.
 
 With prices (see `balance`) all passes are over all rows and along all dimensions: the
 prices that make sizes even are others along the axes, where noise is averaged out.
@@ -22,17 +23,25 @@ from __future__ import annotations
 
 import itertools
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hkmeans_dask.kmeans import kernels, origins, pruning
-from hkmeans_dask.kmeans.axes import ALL_DIMENSIONS, DECOMPOSITION, MOST_DIMS, PAD
+from hkmeans_dask.kmeans import kernels, pruning
+from hkmeans_dask.kmeans.axes import ALL_DIMENSIONS, DECOMPOSITION, MOST_DIMS
+from hkmeans_dask.kmeans.beyond import (
+    COORDINATE_BYTES,
+    State,
+    fewest_axes,
+    nearest,
+    nearest_along,
+)
+from hkmeans_dask.kmeans.crew import tiles
 from hkmeans_dask.kmeans.even import Aside, charged, relearned
 from hkmeans_dask.kmeans.hierarchy import FREE, Hierarchy
 from hkmeans_dask.kmeans.minibatch import FURTHER, left_to_gain
 from hkmeans_dask.kmeans.moves import merge, say, to_means
-from hkmeans_dask.kmeans.pruning import NO_AXES
+from hkmeans_dask.kmeans.pruning import NO_AXES, SHARES_OF_DIMENSIONS
 from hkmeans_dask.runtime.blas import one_blas_thread
 from hkmeans_dask.runtime.tasks import task, tasks
 from hkmeans_dask.workspace.passes import as_arrays, pass_over
@@ -72,49 +81,8 @@ FEWEST_ROWS = 32
 SMALLEST_SHARE = 1 / 4
 """Of the rows, at least."""
 
-SHARES_OF_DIMENSIONS = (1 / 8, 1 / 4, 1 / 3, 1 / 2)
-"""So many axes are tried, in this order."""
-
-EXCESS = 1e-2
-"""By how much more inertia than in all dimensions axes are refused."""
-
 TRIED_SHARE = 1 / 16
 """Of the rows are tried, at most."""
-
-
-class State(NamedTuple):
-    """The centers between passes, in an order that does not change."""
-
-    offset: Array
-    coarse: Array
-    """(n_big_clusters, n_samples): from them rows are seen."""
-
-    groups: Index
-    """(n_big_clusters,), the group of rows that each of them has in the parts."""
-
-    fine: Array
-    """(n_clusters, n_samples), means."""
-
-    ahead: Array
-    """(n_clusters, n_samples), beyond them: what the next pass compares with."""
-
-    axes: Array
-    """(n_samples, n_axes), or `ALL_DIMENSIONS`."""
-
-    model_axes: Array
-    """(n_samples, n_axes), or `NO_AXES`: those of the model."""
-
-    unit: Array
-    total: Array
-    limit: Array
-
-    prices: Array = FREE
-    """(n_clusters,), added to squared distances to those ahead; or `FREE`."""
-
-    @classmethod
-    def of(cls, arrays: Arrays) -> State:
-        """Take the fields from a mapping by name."""
-        return cls(*(arrays[name] for name in cls._fields))
 
 
 def look_beyond(
@@ -152,16 +120,18 @@ def look_beyond(
 
     Notes
     -----
-    No read of X. Memory of a task: a part of the training rows, `ROWS_TOGETHER` of them
-    twice, and what `refine` takes.
+    No read of X. Memory of a task: a part of the training rows and its coordinates,
+    `ROWS_TOGETHER` of them twice, and what `refine` takes. Coordinates of all rows, up
+    to `COORDINATE_BYTES` of them, are held where rows are in this process.
     """
     best = state = _begun(partitions, model, workspace, runner)
+    seen = _seen_here(partitions, state, n_rows, workspace, runner)
     lowest = last = np.inf
     shares: Iterable[float] = _shares(n_rows, int(partitions.shares.sum()))
     if aside is not None:
         shares = itertools.repeat(1.0, MOST_PASSES)
     for number, share in enumerate(shares, 1):
-        sums = partial(_sums_of_rows, partitions, share)
+        sums = partial(_sums_of_rows, partitions, share, seen)
         how = (workspace, runner, MOST_PASSES, weight_exponent)
         move = partial(_move, share)
         state, outcome = pass_over(f"rows-{number}", sums, move, state, *how, aside)
@@ -205,10 +175,28 @@ def _shares(n_rows: int, n_clusters: int) -> Iterator[float]:
         share = min(1.0, 2 * share)
 
 
-def _sums_of_rows(partitions: Partitions, share: float, state: Any) -> list[Delayed]:
-    weighted = partitions.coarse.weighted
-    what = (state, share, weighted)
-    return tasks("rows", _sum_rows, [(part, *what) for part in partitions.source])
+def _seen_here(
+    partitions: Partitions,
+    state: Any,
+    n_rows: int,
+    workspace: InMemory | OnDisk,
+    runner: Runner,
+) -> list[Any]:
+    """Coordinates of the rows of each part, where few are all in this process."""
+    most = n_rows * partitions.coarse.centers[0].nbytes * max(SHARES_OF_DIMENSIONS)
+    if most > COORDINATE_BYTES or workspace.on_disk or runner.client:
+        return [None] * len(partitions.source)
+    what = (state, partitions.coarse.weighted)
+    calls = [(part, *what) for part in partitions.source]
+    return runner.hold(tasks("along", _along, calls), handles=False)
+
+
+def _sums_of_rows(
+    partitions: Partitions, share: float, seen: list[Any], state: Any
+) -> list[Delayed]:
+    what = (state, share, partitions.coarse.weighted)
+    parts = zip(partitions.source, seen, strict=True)
+    return tasks("rows", _sum_rows, [(*part, *what) for part in parts])
 
 
 @one_blas_thread
@@ -249,23 +237,7 @@ def _with_axes(rows: list[Array], state: State) -> State:
     state = state._replace(model_axes=pruning.choose_axes(some, *levels))
     if state.prices.size:
         return state
-    return state._replace(axes=_fewest(points, big, state, all_axes))
-
-
-def _fewest(points: Array, big: Index, state: State, all_axes: Array) -> Array:
-    """Take as few axes as give nearly the labels that all dimensions would."""
-    n_clusters, n_dims = state.fine.shape
-    labels = _nearest(points, big, state)
-    most = (1 + EXCESS) * kernels.inertia(points, state.fine, labels)
-    for share in SHARES_OF_DIMENSIONS:
-        n_axes = max(1, int(share * n_dims) // PAD * PAD)
-        if n_axes * (n_clusters + n_dims) >= n_clusters * n_dims:
-            break
-        axes = np.ascontiguousarray(all_axes[:, :n_axes])
-        labels = _nearest(points, big, state._replace(axes=axes))
-        if kernels.inertia(points, state.fine, labels) <= most:
-            return axes
-    return ALL_DIMENSIONS
+    return state._replace(axes=fewest_axes(points, big, state, all_axes))
 
 
 def _tried(
@@ -294,23 +266,55 @@ def _tried(
 
 
 @one_blas_thread
+def _along(part: Rows | StoredRows, state: Arrays, weighted: bool) -> Array | None:
+    """Coordinates of all rows of a part, in its order; None without axes.
+
+    Of all in all passes: products round by the place of a row.
+    """
+    rows, now = part.load(), State.of(state)
+    if not now.axes.size:
+        return None
+    found = np.empty((len(rows.order), now.axes.shape[1]), now.axes.dtype)
+    for here in _together(rows, len(rows.order)):
+        points, _ = _points(rows, rows.order[here], weighted)
+        np.dot(points - now.offset, now.axes, out=found[here])
+    return found
+
+
+@one_blas_thread
 def _sum_rows(
-    part: Rows | StoredRows, state: Arrays, share: float, weighted: bool
+    part: Rows | StoredRows,
+    seen: Array | None,
+    state: Arrays,
+    share: float,
+    weighted: bool,
 ) -> Partial:
     """Label a share of a part's rows, and say what they say about the centers."""
     rows, now = part.load(), State.of(state)
+    seen = _along(rows, state, weighted) if seen is None else seen
     chosen = _of_lowest_keys(rows.keys, share)
     groups = np.searchsorted(rows.starts, chosen, side="right") - 1
     big = np.argsort(now.groups)[np.searchsorted(np.sort(now.groups), groups)]
-    together = max(1, ROWS_TOGETHER // max(1, row_bytes(rows.like)))
     found = []
-    for start in range(0, max(1, len(chosen)), together):
-        here = slice(start, start + together)
-        taken = kernels.take(rows.array, rows.order[chosen[here]])
-        points, weights = split_weights(taken) if weighted else (taken, None)
-        labels = _nearest(points, big[here], now)
+    for here in _together(rows, len(chosen)):
+        points, weights = _points(rows, rows.order[chosen[here]], weighted)
+        if seen is None:
+            labels = nearest(points, big[here], now)
+        else:
+            labels = nearest_along(seen[chosen[here]], big[here], now)
         found.append(say(points, labels, now.ahead, weights))
     return merge(found)
+
+
+def _together(rows: Rows, n_rows: int) -> list[slice]:
+    """Cut rows into as many as are labelled at once; into one if there are none."""
+    return tiles(max(1, n_rows), max(1, ROWS_TOGETHER // max(1, row_bytes(rows.like))))
+
+
+def _points(rows: Rows, order: Index, weighted: bool) -> tuple[Array, Array | None]:
+    """Points, and their weights if they have any."""
+    taken = kernels.take(rows.array, order)
+    return split_weights(taken) if weighted else (taken, None)
 
 
 def _of_lowest_keys(keys: Array, share: float) -> Index:
@@ -319,15 +323,6 @@ def _of_lowest_keys(keys: Array, share: float) -> Index:
         return np.arange(len(keys))
     last = int(np.ceil(share * len(keys))) - 1
     return np.flatnonzero(keys <= np.partition(keys, last)[last])
-
-
-def _nearest(points: Array, big: Index, state: State) -> Index:
-    """Nearest centers of points, which are in the order of their big clusters."""
-    starts = np.searchsorted(big, np.arange(len(state.coarse) + 1))
-    axes = state.axes if state.axes.size else None
-    prices = state.prices if state.prices.size else None
-    seen = (state.ahead, state.offset, state.coarse, starts)
-    return origins.assign(points, *seen, axes=axes, prices=prices)
 
 
 @one_blas_thread

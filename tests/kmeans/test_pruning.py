@@ -155,3 +155,21 @@ def test_cost_counts_the_distances_that_are_measured():
     other, product = axes[:, 1:], 3 + 3 * (1 + pruning.SCAN)
     # Along it the first two centers are one: for the second point both are measured.
     assert pruning.cost(points, centers, other, origin) == product + 1.5 * one
+
+
+def test_as_many_axes_are_taken_as_cost_least(monkeypatch):
+    rng = np.random.default_rng(0)
+    spread = np.where(np.arange(64) < 6, 9, 0.01)
+    centers, points = rng.normal(size=(300, 64)), rng.normal(size=(200, 64))
+    what = (np.eye(64), np.zeros(64), np.empty(0))
+    axes = pruning.choose_axes(points * spread, centers * spread, *what)
+    assert axes.shape == (64, 6)
+    tried, kept = [], pruning.cost
+
+    def cost(points, centers, axes, *how):
+        tried.append(axes.shape[1])
+        return kept(points, centers, axes, *how)
+
+    monkeypatch.setattr(pruning, "cost", cost)
+    assert pruning.choose_axes(points, centers, *what).size == 0
+    assert tried == [30], "fewer axes would rule out fewer centers"

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from hkmeans_dask import HierarchicalKMeans, fitting
-from hkmeans_dask.kmeans import minibatch, sampling
+from hkmeans_dask.kmeans import beyond, minibatch, sampling
 from hkmeans_dask.stages import beyond as stage
 from hkmeans_dask.stages import fine
 from hkmeans_dask.workspace import rows as stored
@@ -41,7 +41,7 @@ def relaxed(X, centers):
 def plain(monkeypatch):
     """Make passes over all training rows in all dimensions."""
     monkeypatch.setattr(stage, "SMALLEST_SHARE", 1)
-    monkeypatch.setattr(stage, "EXCESS", -1)
+    monkeypatch.setattr(beyond, "EXCESS", -1)
 
 
 @pytest.mark.usefixtures("plain")
@@ -91,13 +91,13 @@ def in_a_plane(n_dims, noise=0.3):
 @pytest.fixture
 def widths(monkeypatch):
     """Numbers of axes along which rows were compared, in turn; 0 for all dimensions."""
-    widths, kept = [], stage._nearest
+    widths, kept = [], stage._sum_rows
 
-    def seen(points, big, state):
-        widths.append(state.axes.shape[1] if state.axes.size else 0)
-        return kept(points, big, state)
+    def seen(part, along, *how):
+        widths.append(0 if along is None else along.shape[1])
+        return kept(part, along, *how)
 
-    monkeypatch.setattr(stage, "_nearest", seen)
+    monkeypatch.setattr(stage, "_sum_rows", seen)
     return widths
 
 
@@ -105,13 +105,11 @@ def widths(monkeypatch):
 def test_rows_are_compared_along_few_axes_where_these_do(monkeypatch, widths, dtype):
     X = in_a_plane(64).astype(dtype)
     model = HierarchicalKMeans(40, nested=False).fit(X)
-    assert widths[:2] == [0, 8], "all dimensions tell whether few axes do"
-    assert set(widths[2:]) == {8}
-    monkeypatch.setattr(stage, "EXCESS", -1)
+    assert set(widths) == {8}
+    monkeypatch.setattr(beyond, "EXCESS", -1)
     widths.clear()
     everywhere = HierarchicalKMeans(40, nested=False).fit(X)
-    assert max(widths) > 8, "others were tried, but not taken"
-    assert widths[-1] == 0
+    assert set(widths) == {0}, "others were tried, but not taken"
     assert model.inertia_ == pytest.approx(everywhere.inertia_, rel=0.01)
     assert_array_equal(model.predict(X), model.labels_)
 
@@ -119,8 +117,33 @@ def test_rows_are_compared_along_few_axes_where_these_do(monkeypatch, widths, dt
 def test_rows_without_few_axes_are_compared_in_all_dimensions(widths):
     X = np.random.default_rng(0).normal(size=(4000, 64))
     HierarchicalKMeans(120, nested=False).fit(X)
-    assert len(widths) > 2
-    assert not any(widths[-2:])
+    assert set(widths) == {0}
+
+
+def test_small_values_beside_a_far_offset_are_compared_in_all_dimensions(widths):
+    X = in_a_plane(64)
+    X[::3] = -1e9
+    HierarchicalKMeans(40, nested=False).fit(X)
+    assert set(widths) == {0}, "coordinates would lose digits"
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_coordinates_held_or_not_give_the_same_bits(weighted, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    X = np.tile(in_a_plane(64), (2, 1)) + 0.1 * rng.normal(size=(8000, 64))
+    X = X.astype(np.float32)
+    weights = rng.uniform(0.5, 2, 8000) if weighted else None
+    how = {"n_clusters": 40, "nested": False, "max_features_per_cluster": 150}
+    held = HierarchicalKMeans(**how).fit(X, feature_weight=weights)
+    lazily = lazy(X)[1]
+    files = HierarchicalKMeans(**how, work_dir=tmp_path / "work")
+    files.fit(lazily, feature_weight=weights)
+    again = HierarchicalKMeans(**how).fit(lazily, feature_weight=weights)
+    monkeypatch.setattr(stage, "COORDINATE_BYTES", 0)
+    anew = HierarchicalKMeans(**how).fit(X, feature_weight=weights)
+    for model in (files, again, anew):
+        assert_array_equal(np.asarray(model.labels_), held.labels_)
+        assert_array_equal(model.cluster_centers_, held.cluster_centers_)
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
