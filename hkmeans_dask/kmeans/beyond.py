@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hkmeans_dask.kmeans import kernels, origins
-from hkmeans_dask.kmeans.axes import ALL_DIMENSIONS, PAD
+from hkmeans_dask.kmeans.axes import ALL_DIMENSIONS, MOST_DIMS, PAD
 from hkmeans_dask.kmeans.hierarchy import FREE
 from hkmeans_dask.kmeans.pruning import SHARES_OF_DIMENSIONS
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hkmeans_dask.kmeans.hierarchy import Arrays
     from hkmeans_dask.kmeans.kernels import Array, Index
 
-COORDINATE_BYTES = 256 * 2**20
+COORDINATE_BYTES = 128 * 2**20
 """Bytes of coordinates that are held between passes, at most."""
 
 EXCESS = 1e-2
@@ -62,10 +62,21 @@ class State(NamedTuple):
         return cls(*(arrays[name] for name in cls._fields))
 
 
+def most_coordinates(n_points: int, row_bytes: int, n_dims: int) -> int:
+    """Bytes of coordinates of points along as many axes as are taken, at most."""
+    possible = n_dims <= MOST_DIMS
+    return int(possible * n_points * row_bytes * max(SHARES_OF_DIMENSIONS))
+
+
+def are_held(n_points: int, row_bytes: int, n_dims: int) -> bool:
+    """Whether coordinates of so many points are few enough to be held."""
+    return 0 < most_coordinates(n_points, row_bytes, n_dims) <= COORDINATE_BYTES
+
+
 def fewest_axes(points: Array, big: Index, state: State, all_axes: Array) -> Array:
     """Take as few axes as give nearly the labels that all dimensions would."""
     n_clusters, n_dims = state.fine.shape
-    if origins.on_their_own(state.fine, state.offset, state.coarse).any():
+    if origins.any_on_its_own(state.fine, state.offset, state.coarse):
         return ALL_DIMENSIONS  # coordinates would lose digits of these
     labels = nearest(points, big, state)
     most = (1 + EXCESS) * kernels.inertia(points, state.fine, labels)

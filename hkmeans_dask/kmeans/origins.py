@@ -8,12 +8,13 @@ all the same, so that one product serves points of many groups::
         --GEMM--> (x - origin) . (c - offset) - |c - origin|^2 / 2 --argmax--> label
 
 What is left out of these scores, (x - origin) . (origin - offset), is the same for all
-centers. A group costs no more than what is taken off its scores: for all groups that is
-one small product in float64.
+centers. Such groups cost no more than what is taken off their scores: for all of them
+that is one small product in float64.
 
 Rounding is then relative to how far an origin is from the offset. Where centers around
 it are much nearer than that, as of values near 0 beside a fill value of -9999, a group
-has a product of its own, in which its centers, too, are seen from its origin.
+has a product of its own, in which its centers, too, are seen from its origin: each time
+that takes a copy of all centers.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from hkmeans_dask.kmeans.kernels import Array, Index
 
 PAIRS = 2**21
-"""Pairs of origin and center of which distances are held at once, at most; but one
-origin is taken with all centers."""
+"""Pairs of origin and center of which distances are held at once, at most; but
+`PAD_ORIGINS` are taken with all centers."""
 
 NEAR = 1e-3
 """A group is on its own where a second center is nearer to its origin than this part of
@@ -165,7 +166,7 @@ def assign(
         return labels
     seen = Seen.of(centers, offset, prices)
     present = np.flatnonzero(np.diff(starts))
-    for some in tiles(len(present), max(1, PAIRS // len(centers))):
+    for some in _few(len(present), len(centers)):
         numbers = present[some]
         squared, alone = seen.to_origins(origins[numbers])
         for number in numbers[alone]:
@@ -182,11 +183,19 @@ def assign(
     return labels
 
 
-def on_their_own(centers: Array, offset: Array, origins: Array) -> Array:
-    """Whether the group of each origin has a product of its own."""
+def any_on_its_own(centers: Array, offset: Array, origins: Array) -> bool:
+    """Whether the group of some origin has a product of its own."""
     if len(centers) == 1:
-        return np.zeros(len(origins), bool)
-    return Seen.of(centers, offset).to_origins(origins)[1]
+        return False
+    seen = Seen.of(centers, offset)
+    parts = _few(len(origins), len(centers))
+    return any(bool(seen.to_origins(origins[some])[1].any()) for some in parts)
+
+
+def _few(n_origins: int, n_clusters: int) -> list[slice]:
+    """Cut origins into as many as are compared with all centers at once."""
+    each = PAIRS // n_clusters // PAD_ORIGINS * PAD_ORIGINS
+    return tiles(n_origins, max(PAD_ORIGINS, each))
 
 
 def _rows_of(numbers: Index, starts: Index, order: Index | None) -> Index | slice:

@@ -125,6 +125,7 @@ def sizes_of(job: Job) -> Sizes:
         refine=job.refine,
         beyond=job.beyond,
         all_compared=job.beyond or job.refine > 0,
+        here=job.runner.computes_here,
         balance=job.schedule.balance,
         evens=job.evens,
         batch_size=job.schedule.batch_size,

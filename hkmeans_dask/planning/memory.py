@@ -14,14 +14,16 @@ sample                a block, its kept rows, those that wait for their part
 coarse                at most 160 MiB of rows, and what training adds
 partition             one part of the training rows and its order
 fine                  at most 128 MiB of rows, and what training adds
-rows                  one part of the training rows, and what refine adds to it
+rows                  one part of the training rows, its coordinates along axes, and
+                      what refine adds
 refine                what label takes, and nine float64 sums of all clusters
 label                 a block, cast if it is not float32/64; labels; rows kept again
 ====================  =================================================================
 
 Training rows that stay in memory come on top: one worker may hold them all, or each
 has its share of them. By their share they are there twice, as parts and as the
-partitions made of them, and tasks are sent what they gather from.
+partitions made of them, and tasks are sent what they gather from. So do coordinates of
+few rows, where tasks run in the process that has these.
 """
 
 from __future__ import annotations
@@ -31,11 +33,10 @@ from typing import NamedTuple
 
 from hkmeans_dask.kmeans import axes
 from hkmeans_dask.kmeans.balance import NEAREST, points_needed
-from hkmeans_dask.kmeans.beyond import COORDINATE_BYTES
+from hkmeans_dask.kmeans.beyond import are_held, most_coordinates
 from hkmeans_dask.kmeans.kernels import TILE_BYTES, tile_height
 from hkmeans_dask.kmeans.minibatch import FEW_MOVED
-from hkmeans_dask.kmeans.origins import PAIRS
-from hkmeans_dask.kmeans.pruning import SHARES_OF_DIMENSIONS
+from hkmeans_dask.kmeans.origins import PAD_ORIGINS, PAIRS
 from hkmeans_dask.kmeans.sampling import FINENESS, KEYS_AT_ONCE, count_parts
 from hkmeans_dask.kmeans.seeding import MOST_AMONG
 from hkmeans_dask.kmeans.sums import FAN_IN, SUM_DIMS, sum_height
@@ -100,6 +101,9 @@ class Projection(NamedTuple):
     model: int = 0
     """Centers that tasks share which label features."""
 
+    coordinates: int = 0
+    """Of training rows along axes, held while centers move over these."""
+
     work: str = "fit"
     remedy: str = ""
     """What to do where it does not fit; else that of the largest stage of a fit."""
@@ -113,6 +117,7 @@ class Projection(NamedTuple):
         reading = [size for name, size in self.tasks.items() if name in LAST]
         training = [size for name, size in self.tasks.items() if name not in LAST]
         training_peak = self.held + n_threads * max(training, default=0)
+        training_peak += self.coordinates
         training_peak += self.model * ("rows" in self.tasks)
         peak = max(training_peak, self.model + n_threads * max(reading, default=0))
         return peak if n_threads == 1 else int(SHARED * peak)
@@ -162,15 +167,13 @@ def project(
     if sizes.copy_bytes:
         tasks = {"copy": sizes.copy_bytes, **tasks}
     held = 0 if on_disk else sizes.held
-    coordinates = _coordinates(sizes.n_rows, sizes)
-    if coordinates <= COORDINATE_BYTES and not (on_disk or n_sharing):
-        held += coordinates * sizes.beyond
     if n_sharing:
         tasks = {name: size + _sent(name, sizes) for name, size in tasks.items()}
         held = int(max(held, 2 * sizes.rows) / (EVENLY * n_sharing))
     more = SMALL + (ON_THEIR_WAY if remote else 0)
     tasks = {name: int(SPARE * size) + more for name, size in tasks.items()}
-    return Projection(held, tasks, _model(sizes))
+    beside = 0 if on_disk or not sizes.here else _held_coordinates(sizes)
+    return Projection(held, tasks, _model(sizes), beside)
 
 
 def _sent(stage: str, sizes: Sizes) -> int:
@@ -323,7 +326,8 @@ def _label(sizes: Sizes) -> int:
 
 def _seen(sizes: Sizes) -> int:
     """Bytes of all centers as they are seen from the offset, and from origins."""
-    pairs = min(sizes.n_big * sizes.n_clusters, max(PAIRS, sizes.n_clusters))
+    few = max(PAIRS, PAD_ORIGINS * sizes.n_clusters)
+    pairs = min(max(PAD_ORIGINS, sizes.n_big) * sizes.n_clusters, few)
     return 3 * _model(sizes) + 3 * LABEL * pairs
 
 
@@ -339,7 +343,15 @@ def _refine(sizes: Sizes) -> int:
 
 def _coordinates(rows: int, sizes: Sizes) -> int:
     """Bytes of rows along as many axes as passes over them take, at most."""
-    return int(rows * sizes.row * max(SHARES_OF_DIMENSIONS))
+    if sizes.evens:
+        return 0  # with prices these are of all dimensions
+    return most_coordinates(rows, sizes.row, sizes.n_samples)
+
+
+def _held_coordinates(sizes: Sizes) -> int:
+    """Bytes of them that are held between passes."""
+    few = are_held(sizes.n_rows, sizes.row, sizes.n_samples)
+    return _coordinates(sizes.n_rows, sizes) if few and sizes.beyond else 0
 
 
 def _rows(sizes: Sizes) -> int:

@@ -202,7 +202,7 @@ def _tasks(
         tasks["even"] = n_parts + 2
     if sizes.beyond:
         each = n_parts + _merges(n_parts) + 2 + files[0]
-        tasks["rows"] = 3 + MOST_PASSES * each
+        tasks["rows"] = 3 + n_parts + MOST_PASSES * each  # coordinates first
     if sizes.refine:
         merges = _merges(len(chunks))
         tasks["refine"] = 2 + sizes.refine * (len(chunks) + merges + 2 + files[0])

@@ -52,6 +52,10 @@ class Sizes:
     all_compared: bool = False
     """Whether features are compared with all small clusters, if these are few."""
 
+    here: bool = False
+    """Whether tasks run in the process that has the training rows, if these are not in
+    files."""
+
     balance: float = 0.0
     """How even sizes are made; prices are learned where it is not 0."""
 

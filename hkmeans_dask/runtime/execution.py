@@ -187,6 +187,11 @@ class Runner:
                 future.release()
 
     @property
+    def computes_here(self) -> bool:
+        """Whether tasks run in this process, and share its memory."""
+        return not self.client and self.get is not _PROCESSES
+
+    @property
     def n_threads(self) -> int:
         """Tasks that run at once in this process."""
         if self.get is not dask.threaded.get:

@@ -11,9 +11,9 @@ when little is left to gain::
 Rows are compared with all centers along the principal axes of these, which hold most of
 what tells centers apart (their noise is averaged out, that of the rows is not). How
 many axes do is measured: as few as give rows of lowest rank nearly the labels that all
-dimensions would. Where rows are in memory of this process, so are their coordinates.
-Sums are of all dimensions. Axes of the model, along which `label` rules centers out,
-are those by which a few rows take least arithmetic.
+dimensions would. Where tasks run in the process that has the rows, and these are few,
+it has their coordinates, too. Sums are of all dimensions. Axes of the model, along
+which `label` rules centers out, are those by which a few rows take least arithmetic.
 
 With prices (see `balance`) all passes are over all rows and along all dimensions: the
 prices that make sizes even are others along the axes, where noise is averaged out.
@@ -30,8 +30,8 @@ import numpy as np
 from hkmeans_dask.kmeans import kernels, pruning
 from hkmeans_dask.kmeans.axes import ALL_DIMENSIONS, DECOMPOSITION, MOST_DIMS
 from hkmeans_dask.kmeans.beyond import (
-    COORDINATE_BYTES,
     State,
+    are_held,
     fewest_axes,
     nearest,
     nearest_along,
@@ -41,7 +41,7 @@ from hkmeans_dask.kmeans.even import Aside, charged, relearned
 from hkmeans_dask.kmeans.hierarchy import FREE, Hierarchy
 from hkmeans_dask.kmeans.minibatch import FURTHER, left_to_gain
 from hkmeans_dask.kmeans.moves import merge, say, to_means
-from hkmeans_dask.kmeans.pruning import NO_AXES, SHARES_OF_DIMENSIONS
+from hkmeans_dask.kmeans.pruning import NO_AXES
 from hkmeans_dask.runtime.blas import one_blas_thread
 from hkmeans_dask.runtime.tasks import task, tasks
 from hkmeans_dask.workspace.passes import as_arrays, pass_over
@@ -121,11 +121,13 @@ def look_beyond(
     Notes
     -----
     No read of X. Memory of a task: a part of the training rows and its coordinates,
-    `ROWS_TOGETHER` of them twice, and what `refine` takes. Coordinates of all rows, up
-    to `COORDINATE_BYTES` of them, are held where rows are in this process.
+    `ROWS_TOGETHER` of them twice, and what `refine` takes. Coordinates of all rows are
+    held if tasks run in this process, for up to `COORDINATE_BYTES`.
     """
     best = state = _begun(partitions, model, workspace, runner)
-    seen = _seen_here(partitions, state, n_rows, workspace, runner)
+    seen = [None] * len(partitions.source)
+    if aside is None and runner.computes_here and not workspace.on_disk:
+        seen = _seen_here(partitions, state, n_rows, runner)
     lowest = last = np.inf
     shares: Iterable[float] = _shares(n_rows, int(partitions.shares.sum()))
     if aside is not None:
@@ -176,15 +178,11 @@ def _shares(n_rows: int, n_clusters: int) -> Iterator[float]:
 
 
 def _seen_here(
-    partitions: Partitions,
-    state: Any,
-    n_rows: int,
-    workspace: InMemory | OnDisk,
-    runner: Runner,
+    partitions: Partitions, state: Any, n_rows: int, runner: Runner
 ) -> list[Any]:
-    """Coordinates of the rows of each part, where few are all in this process."""
-    most = n_rows * partitions.coarse.centers[0].nbytes * max(SHARES_OF_DIMENSIONS)
-    if most > COORDINATE_BYTES or workspace.on_disk or runner.client:
+    """Coordinates of the rows of each part, if these are few."""
+    center = partitions.coarse.centers[0]
+    if not are_held(n_rows, center.nbytes, len(center)):
         return [None] * len(partitions.source)
     what = (state, partitions.coarse.weighted)
     calls = [(part, *what) for part in partitions.source]

@@ -1,5 +1,7 @@
 """The nearest of all centers, seen from origins, against the definition."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -118,8 +120,11 @@ def test_small_values_keep_their_digits_beside_a_far_offset(
     how = {"order": order, "prices": prices}
     what = (points, centers, offset, of_groups, starts)
     expected = nearest(points, centers)
-    near = origins.on_their_own(centers, offset, of_groups)
-    assert near.tolist() == [True, False]
+    alone = [
+        origins.any_on_its_own(centers, offset, some)
+        for some in (of_groups, of_groups[:1], of_groups[1:])
+    ]
+    assert alone == [True, True, False]
     assert_array_equal(origins.assign(*what, **how), expected)
     monkeypatch.setattr(origins, "NEAR", np.nan)
     if (dtype, how_far) != (np.float64, 1e3):
@@ -189,3 +194,16 @@ def test_equal_centers_share_no_points():
     centers = np.repeat(what[1], 2, axis=0)
     found = origins.assign(what[0], centers, *what[2:], order=order)
     assert set((found % 2).tolist()) == {0}
+
+
+def test_few_pairs_are_held_at_once(monkeypatch):
+    rng = np.random.default_rng(0)
+    centers, of_groups = rng.normal(size=(5000, 3)), rng.normal(size=(800, 3))
+    monkeypatch.setattr(origins, "PAIRS", 10 * len(centers))
+    tracemalloc.start()
+    try:
+        assert not origins.any_on_its_own(centers, np.zeros(3), of_groups)
+        held = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert held < 4 * 8 * origins.PAIRS < 8 * len(centers) * len(of_groups)

@@ -103,6 +103,25 @@ def test_rows_of_this_process_are_not_counted():
     assert project(in_place, on_disk=False).held == 0
 
 
+def test_coordinates_of_few_rows_are_counted_where_they_are_held():
+    few = {"n_rows": 10_000, "beyond": True, "here": True}  # 400 bytes each
+    held = project(Sizes(**SIZES | few), on_disk=False)
+    assert held.coordinates == 10_000 * 200, "half as many axes as dimensions"
+    training = held._replace(tasks={"rows": 500 * MB})
+    without = training._replace(coordinates=0)
+    assert training.peak() - without.peak() == held.coordinates
+    for other in (
+        {"beyond": False},
+        {"here": False},
+        {"evens": True},
+        {"n_samples": 1025},
+        {"n_rows": 10_000_000},
+    ):
+        sizes = Sizes(**SIZES | few | other)
+        assert project(sizes, on_disk=False).coordinates == 0, other
+    assert project(Sizes(**SIZES | few), on_disk=True).coordinates == 0
+
+
 def test_threads_share_what_is_held():
     projected = Projection(50, {"sample": 100, "fine": 80, "label": 500})
     assert projected.peak(1) == 500

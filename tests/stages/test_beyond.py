@@ -1,5 +1,7 @@
 """Passes over the training rows, in which features look beyond their big cluster."""
 
+from typing import NamedTuple
+
 import dask
 import dask.array as da
 import numpy as np
@@ -88,60 +90,86 @@ def in_a_plane(n_dims, noise=0.3):
     return X
 
 
+class Seen(NamedTuple):
+    """How a part of the rows was compared."""
+
+    n_axes: int
+    """0: in all dimensions."""
+
+    held: bool
+    """Whether coordinates were."""
+
+
 @pytest.fixture
-def widths(monkeypatch):
-    """Numbers of axes along which rows were compared, in turn; 0 for all dimensions."""
-    widths, kept = [], stage._sum_rows
+def compared(monkeypatch):
+    """How rows were compared, part after part."""
+    compared, kept = [], stage._sum_rows
 
-    def seen(part, along, *how):
-        widths.append(0 if along is None else along.shape[1])
-        return kept(part, along, *how)
+    def sum_rows(part, along, state, *how):
+        axes = state["axes"]
+        compared.append(Seen(axes.shape[1] if axes.size else 0, along is not None))
+        return kept(part, along, state, *how)
 
-    monkeypatch.setattr(stage, "_sum_rows", seen)
-    return widths
+    monkeypatch.setattr(stage, "_sum_rows", sum_rows)
+    return compared
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_rows_are_compared_along_few_axes_where_these_do(monkeypatch, widths, dtype):
+def test_rows_are_compared_along_few_axes_where_these_do(monkeypatch, compared, dtype):
     X = in_a_plane(64).astype(dtype)
     model = HierarchicalKMeans(40, nested=False).fit(X)
-    assert set(widths) == {8}
-    monkeypatch.setattr(beyond, "EXCESS", -1)
-    widths.clear()
+    assert set(compared) == {Seen(8, held=True)}
+    monkeypatch.setattr(beyond, "EXCESS", -1)  # none are good enough
+    compared.clear()
     everywhere = HierarchicalKMeans(40, nested=False).fit(X)
-    assert set(widths) == {0}, "others were tried, but not taken"
+    assert set(compared) == {Seen(0, held=False)}
     assert model.inertia_ == pytest.approx(everywhere.inertia_, rel=0.01)
     assert_array_equal(model.predict(X), model.labels_)
 
 
-def test_rows_without_few_axes_are_compared_in_all_dimensions(widths):
+def test_rows_without_few_axes_are_compared_in_all_dimensions(compared):
     X = np.random.default_rng(0).normal(size=(4000, 64))
     HierarchicalKMeans(120, nested=False).fit(X)
-    assert set(widths) == {0}
+    assert set(compared) == {Seen(0, held=False)}
 
 
-def test_small_values_beside_a_far_offset_are_compared_in_all_dimensions(widths):
+def test_small_values_beside_a_far_offset_are_compared_in_all_dimensions(compared):
     X = in_a_plane(64)
     X[::3] = -1e9
     HierarchicalKMeans(40, nested=False).fit(X)
-    assert set(widths) == {0}, "coordinates would lose digits"
+    assert set(compared) == {Seen(0, held=False)}, "coordinates would lose digits"
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_coordinates_held_or_not_give_the_same_bits(weighted, tmp_path, monkeypatch):
+def test_coordinates_held_or_not_give_the_same_bits(
+    weighted, tmp_path, monkeypatch, compared
+):
     rng = np.random.default_rng(0)
     X = np.tile(in_a_plane(64), (2, 1)) + 0.1 * rng.normal(size=(8000, 64))
     X = X.astype(np.float32)
     weights = rng.uniform(0.5, 2, 8000) if weighted else None
+    for name in ("ONE_PART_BYTES", "PART_BYTES"):
+        monkeypatch.setattr(sampling, name, 2**16)
+    monkeypatch.setattr(stage, "ROWS_TOGETHER", 2**17)
     how = {"n_clusters": 40, "nested": False, "max_features_per_cluster": 150}
-    held = HierarchicalKMeans(**how).fit(X, feature_weight=weights)
+
+    def fit(X, **more):
+        compared.clear()
+        model = HierarchicalKMeans(**how, **more).fit(X, feature_weight=weights)
+        return model, set(compared)
+
+    held, seen = fit(X)
+    assert seen == {Seen(8, held=True)}
+    assert len(compared) > 8, "several parts"
     lazily = lazy(X)[1]
-    files = HierarchicalKMeans(**how, work_dir=tmp_path / "work")
-    files.fit(lazily, feature_weight=weights)
-    again = HierarchicalKMeans(**how).fit(lazily, feature_weight=weights)
-    monkeypatch.setattr(stage, "COORDINATE_BYTES", 0)
-    anew = HierarchicalKMeans(**how).fit(X, feature_weight=weights)
-    for model in (files, again, anew):
+    also, seen = fit(lazily)
+    assert seen == {Seen(8, held=True)}
+    files, seen = fit(lazily, work_dir=tmp_path / "work")
+    assert seen == {Seen(8, held=False)}
+    monkeypatch.setattr(beyond, "COORDINATE_BYTES", 0)
+    anew, seen = fit(X)
+    assert seen == {Seen(8, held=False)}
+    for model in (also, files, anew):
         assert_array_equal(np.asarray(model.labels_), held.labels_)
         assert_array_equal(model.cluster_centers_, held.cluster_centers_)
 
