@@ -168,9 +168,10 @@ BOLD = {
     )
 }
 LARGE = {"side": 56, "n_samples": 360, "n_sources": 1500}
-for name, noise in (("bold_large", 0.7), ("bold_noisy", 1.3)):
-    write = _in_memory(partial(data.bold, noise, **LARGE))
-    BOLD[name] = Data(f"{name}.npy", write)
+BOLD |= {
+    name: Data(f"{name}.npy", _in_memory(partial(data.bold, noise, **LARGE)))
+    for name, noise in (("bold_large", 0.7), ("bold_noisy", 1.3))
+}
 REAL = {
     load.__name__: Data(f"{load.__name__}.npy", _in_memory(load))
     for load in (
