@@ -123,6 +123,14 @@ class Command:
         """Wait for the beginning of a phase."""
         self.until(lambda: f"hkmeans: {phase} ..." in self.said())
 
+    def stand_still(self):
+        """Let it do nothing until `go_on`."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def go_on(self):
+        """End `stand_still`."""
+        os.kill(self.pid, signal.SIGCONT)
+
     def stop(self, number, *, group=False):
         """Send a signal, to all processes that it started too if asked; wait."""
         with suppress(ProcessLookupError):

@@ -51,19 +51,41 @@ def test_a_killed_fit_goes_on(phase, moment, start, source, whole, tmp_path):
         assert read > 0
 
 
-@pytest.mark.parametrize("lead", [0, 0.4])
-def test_two_clients_at_the_same_fit_end_well(lead, start, source, whole, tmp_path):
-    """Started together, or the second while the first is in the middle of it."""
+def test_two_clients_that_begin_together_end_well(start, source, whole, tmp_path):
+    """Each stands still when begun, until the other has: one or both are warned."""
     one, other = tmp_path / "one", tmp_path / "other"
-    running = [start(*fit(source, one))]
-    time.sleep(lead)
-    running.append(start(*fit(source, other, "--work-dir", one / "work")))
+    running = [start(*fit(source, one)), start(*two_of(source, one, other))]
+    for command in running:
+        command.stand_still()
+    for command in running:
+        command.go_on()
+    assert warned_of_each_other(running, whole, one, other) in (1, 2)
+
+
+def test_a_client_at_the_fit_of_another_is_warned(start, source, whole, tmp_path):
+    """The first stands still in the middle of it, until the second has looked."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    first = start(*fit(source, one))
+    first.until_phase("coarse")
+    first.stand_still()
+    second = start(*two_of(source, one, other))
+    second.until_phase("sample")
+    first.go_on()
+    assert warned_of_each_other([first, second], whole, one, other) == 1
+
+
+def two_of(source, one, other):
+    """Give the arguments of a second fit that works in the folder of the first."""
+    return fit(source, other, "--work-dir", one / "work")
+
+
+def warned_of_each_other(running, whole, one, other):
+    """Wait for both, which leave what one leaves; count their warnings."""
     assert [command.wait() for command in running] == [0, 0]
     assert bits(one / "model") == bits(other / "model") == whole.bits
-    said = [line for command in running for line in command.complaints()]
-    warned = sum("at the same fit" in line for line in said)
-    assert warned in (1, 2), "the later one is warned; both, if they look together"
     assert left(one / "work") == LEFT
+    said = [line for command in running for line in command.complaints()]
+    return sum("at the same fit" in line for line in said)
 
 
 TWO = ("--workers", 2, "--memory-limit", "1GB")
