@@ -11,9 +11,14 @@ points with centers add the norms of these, which would take a pass over all sco
 
 One set of axes serves one level of the hierarchy: those of the points for the big
 clusters, and those of the points as seen from their big clusters for all small ones.
-No axes are taken where they would not pay, where the spectrum is flat (flatter ones do
-where passes over all small clusters follow, which find what was left out), or where
-training has to end at a fixed point in all dimensions.
+No axes are taken where they would not pay, or where training has to end at a fixed
+point in all dimensions.
+
+Where the spectrum is flat, twice as many axes as clusters leave out too much: BOLD with
+smooth noise had up to 4% more inertia. With all axes above the mean it had 0.6% less to
+0.3% more, and words 1% to 1.5% less, in two thirds of the time. Big clusters then are
+trained in all dimensions, as no small one mends what they do. Where passes over all
+small clusters follow, few axes do for a beginning.
 
 References
 ----------
@@ -25,7 +30,7 @@ Kaiser, "The application of electronic computers to factor analysis", 1960.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -51,15 +56,14 @@ PAD = 8
 """They are a multiple of this: others take BLAS more time than the next one."""
 
 MOST = 1 / 4
-"""They are about this fraction of the dimensions, at most."""
+"""They are about this fraction of the dimensions, at most, if these are not alike."""
 
 FLAT = 1 / 3
 """Fraction of the dimensions above the mean from which on a spectrum is flat."""
 
-FLAT_BEYOND = 0.45
-"""The same where features look beyond their big cluster later: passes over the rows of
-all of them find what was left out, but not where all dimensions are alike (nearly half
-of them are above the mean then: sparse values had up to 7% more inertia)."""
+FLATTEST = 0.45
+"""The same from which on no axes are taken. Nearly half of the dimensions are above the
+mean where all are alike: sparse values had up to 7% more inertia along axes then."""
 
 MOST_DIMS = 1024
 """Dimensions, at most: finding axes takes the third power of them."""
@@ -105,7 +109,7 @@ def principal_axes(
     schedule: Schedule,
     weights: Array | None = None,
     *,
-    beyond: bool = False,
+    flat: Literal["no", "few", "all"] = "no",
 ) -> Array:
     """Find the axes along which points like these are trained.
 
@@ -120,9 +124,9 @@ def principal_axes(
     schedule : Schedule
     weights : ndarray of shape (n_points,), optional
         How often each point counts.
-    beyond : bool, default=False
-        Whether features look beyond their big cluster later: what is found along axes
-        then is but a beginning, and the spectrum may be flatter.
+    flat : {'no', 'few', 'all'}, default='no'
+        Which axes are taken of a flat spectrum: as few as of another one, or all those
+        above the mean.
 
     Returns
     -------
@@ -136,24 +140,34 @@ def principal_axes(
     """
     if not pays(points, n_clusters, n_trained, schedule):
         return ALL_DIMENSIONS
-    some, n_dims = points[:AXES_ROWS], points.shape[1]
+    some = points[:AXES_ROWS]
     if weights is not None:
         some = some * np.sqrt(weights[:AXES_ROWS, None])
     scatter = np.dot(some.T, some).astype(np.float64)
     if not np.isfinite(scatter).all():
         return ALL_DIMENSIONS
     variances, axes = np.linalg.eigh(scatter)
-    n_above = int(np.count_nonzero(variances > variances.mean()))
-    if not 0 < n_above <= (FLAT_BEYOND if beyond else FLAT) * n_dims:
+    n_axes = _how_many(variances, n_clusters, flat)
+    if not n_axes:
         return ALL_DIMENSIONS
-    n_coordinates = max(FEWEST, _padded(1 + min(n_above, 2 * n_clusters)))
-    n_axes = min(n_coordinates, most_coordinates(n_dims)) - 1
     return np.ascontiguousarray(axes[:, ::-1][:, :n_axes], points.dtype)
+
+
+def _how_many(variances: Array, n_clusters: int, flat: str) -> int:
+    """Tell how many axes are taken: with the constant coordinate, a multiple of PAD."""
+    n_dims, n_above = len(variances), int(np.sum(variances > variances.mean()))
+    is_flat = n_above > FLAT * n_dims
+    if not n_above or n_above > FLATTEST * n_dims or (is_flat and flat == "no"):
+        return 0
+    if is_flat and flat == "all":
+        return _padded(1 + n_above) - 1
+    few = max(FEWEST, _padded(1 + min(n_above, 2 * n_clusters)))
+    return min(few, _padded(int(MOST * n_dims))) - 1
 
 
 def most_coordinates(n_dims: int) -> int:
     """Coordinates of points of so many dimensions along axes, at most."""
-    return _padded(int(MOST * n_dims))
+    return _padded(1 + int(FLATTEST * n_dims))
 
 
 def _padded(n_coordinates: int) -> int:

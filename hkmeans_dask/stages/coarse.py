@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import uuid
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -137,7 +137,7 @@ def _train(
     axes = ALL_DIMENSIONS
     if init is None:
         what = (n_big, len(points), schedule, weights)
-        axes = principal_axes(points, *what, beyond=beyond)
+        axes = principal_axes(points, *what, flat="few" if beyond else "no")
     rng = np.random.default_rng([seed, 0])
     if not beyond:
         schedule = schedule._replace(tolerance=TOLERANCE)
@@ -181,7 +181,8 @@ def _axes_within(
     if not pays(points, *trained):
         return ALL_DIMENSIONS  # before anything is copied
     seen = centers[labels[:AXES_ROWS]] - points[:AXES_ROWS]
-    return principal_axes(seen, *trained, weights, beyond=beyond)
+    flat: Literal["few", "all"] = "few" if beyond else "all"
+    return principal_axes(seen, *trained, weights, flat=flat)
 
 
 def _mean(points: Array, weights: Array | None) -> Array:

@@ -8,7 +8,12 @@ from numpy.testing import assert_allclose
 
 from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.kmeans import axes, kernels
-from hkmeans_dask.kmeans.axes import ALL_DIMENSIONS, principal_axes, train_along
+from hkmeans_dask.kmeans.axes import (
+    ALL_DIMENSIONS,
+    most_coordinates,
+    principal_axes,
+    train_along,
+)
 from hkmeans_dask.kmeans.minibatch import Schedule
 from tests.strategies import FLOATS
 
@@ -114,12 +119,23 @@ def test_axes_are_taken_without_these_reasons():
     assert found(along_few_axes()).shape == (N_DIMS, 31)
 
 
-@pytest.mark.parametrize(("n_above", "n_axes"), [(38, 39), (54, 39), (N_DIMS, 0)])
-def test_a_beginning_is_found_along_axes_of_flatter_spectra(n_above, n_axes):
+@pytest.mark.parametrize(
+    ("n_above", "of_flat"),
+    [
+        (38, {"no": 39, "few": 39, "all": 39}),
+        (54, {"no": 0, "few": 39, "all": 55}),
+        (72, {"no": 0, "few": 39, "all": 79}),
+        (73, {"no": 0, "few": 0, "all": 0}),
+        (N_DIMS, {"no": 0, "few": 0, "all": 0}),
+    ],
+)
+def test_how_many_axes_of_flat_spectra(n_above, of_flat):
     spread = np.where(np.arange(N_DIMS) < n_above, 3, 0.1)
     points = np.random.default_rng(0).normal(size=(5000, N_DIMS)) * spread
-    taken = principal_axes(points, 100, 10**6, DEFAULT, beyond=True)
-    assert taken.shape == ((N_DIMS, n_axes) if n_axes else (0, 0))
+    for flat, n_axes in of_flat.items():
+        taken = principal_axes(points, 100, 10**6, DEFAULT, flat=flat)
+        assert taken.shape == ((N_DIMS, n_axes) if n_axes else (0, 0))
+        assert n_axes < most_coordinates(N_DIMS)
 
 
 def test_finding_axes_may_not_take_longer_than_training():
@@ -221,6 +237,33 @@ def test_a_fit_along_axes_is_the_same_everywhere(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("few_rows")
 @pytest.mark.parametrize("given", [False, True])
 def test_a_fit_finds_axes_unless_centers_are_given(given, monkeypatch):
+    taken = watched(monkeypatch)
+    X = along_few_axes(n_points=4000)
+    init = X[:40] if given else "k-means++"
+    model = HierarchicalKMeans(40, init=init).fit(X)
+    assert len(taken) == 1 + len(model.coarse_centers_)
+    assert set(taken) == {(0, 0) if given else (N_DIMS, 31)}
+
+
+@pytest.mark.usefixtures("few_rows")
+@pytest.mark.parametrize(
+    ("refine", "of_big", "of_small"),
+    [(0, (0, 0), (N_DIMS, 55)), (1, (N_DIMS, 31), (N_DIMS, 31))],
+)
+def test_small_clusters_follow_all_axes_of_a_flat_spectrum(
+    refine, of_big, of_small, monkeypatch
+):
+    """Big ones none, as nothing mends them; few do where passes follow."""
+    taken = watched(monkeypatch)
+    spread = np.where(np.arange(N_DIMS) < 54, 3, 0.1)
+    X = np.random.default_rng(0).normal(size=(4000, N_DIMS)) * spread
+    HierarchicalKMeans(40, refine=refine).fit(X)
+    assert taken[0] == of_big
+    assert set(taken[1:]) == {of_small}
+
+
+def watched(monkeypatch):
+    """Give a list of the shapes of axes, of big clusters and then of small ones."""
     taken = []
 
     def seen(along, *args, **how):
@@ -229,8 +272,4 @@ def test_a_fit_finds_axes_unless_centers_are_given(given, monkeypatch):
 
     monkeypatch.setattr("hkmeans_dask.stages.fine.train_along", seen)
     monkeypatch.setattr("hkmeans_dask.stages.coarse.train_along", seen)
-    X = along_few_axes(n_points=4000)
-    init = X[:40] if given else "k-means++"
-    model = HierarchicalKMeans(40, init=init).fit(X)
-    assert len(taken) == 1 + len(model.coarse_centers_)
-    assert set(taken) == {(0, 0) if given else (N_DIMS, 31)}
+    return taken
