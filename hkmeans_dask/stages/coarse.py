@@ -22,6 +22,8 @@ from hkmeans_dask.kmeans import finite, kernels
 from hkmeans_dask.kmeans.axes import (
     ALL_DIMENSIONS,
     AXES_ROWS,
+    explain_most,
+    few_axes,
     pays,
     principal_axes,
     train_along,
@@ -157,7 +159,8 @@ def _train(
     n_trained = int(sum(part.starts[-1] for part in told))
     if init is None:
         trained = (n_big, n_trained, schedule)
-        axes = _axes_within(seen, centers, labels, weights, trained, beyond=beyond)
+        where = (seen, centers, labels, weights)
+        axes = _axes_within(*where, trained, seed, beyond=beyond)
     return workspace.save(
         "coarse",
         offset=offset,
@@ -174,15 +177,19 @@ def _axes_within(
     labels: Index,
     weights: Array | None,
     trained: tuple[int, int, Schedule],
+    seed: int,
     *,
     beyond: bool,
 ) -> Array:
-    """Find the axes of points as seen from their big centers; see `principal_axes`."""
+    """Find the axes of points as seen from their big centers; see `kmeans.axes`."""
     if not pays(points, *trained):
         return ALL_DIMENSIONS  # before anything is copied
     seen = centers[labels[:AXES_ROWS]] - points[:AXES_ROWS]
     flat: Literal["few", "all"] = "few" if beyond else "all"
-    return principal_axes(seen, *trained, weights, flat=flat)
+    axes = principal_axes(seen, *trained, weights, flat=flat)
+    few = np.ascontiguousarray(axes[:, : few_axes(len(axes), len(centers))])
+    how = (labels, trained[-1], np.random.default_rng([seed, 2]), weights)
+    return few if few.size < axes.size and explain_most(few, points, *how) else axes
 
 
 def _mean(points: Array, weights: Array | None) -> Array:

@@ -5,6 +5,7 @@ import dask.array as da
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy.ndimage import gaussian_filter
 
 from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.kmeans import axes, kernels
@@ -138,6 +139,29 @@ def test_how_many_axes_of_flat_spectra(n_above, of_flat):
         assert n_axes < most_coordinates(N_DIMS)
 
 
+@dtypes
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("n_seen", "expected"), [(25, True), (15, False)])
+def test_axes_explain_most_if_the_groups_are_along_them(
+    dtype, weighted, n_seen, expected
+):
+    """Of 30 dimensions alike a few have the same share of what clusters explain."""
+    rng = np.random.default_rng(0)
+    groups = rng.normal(size=(12, 30)).astype(dtype)
+    points = groups[np.arange(1200) % 12] + dtype(100)
+    labels = np.arange(1200) % 2
+    weights = rng.integers(1, 3, 1200).astype(dtype) if weighted else None
+    how = (labels, DEFAULT, np.random.default_rng(0), weights)
+    assert axes.explain_most(np.eye(30, n_seen, dtype=dtype), points, *how) == expected
+
+
+@pytest.mark.parametrize("n_points", [1, 2, 700])
+def test_points_that_are_all_equal_leave_nothing_to_explain(n_points):
+    points, labels = np.ones((n_points, 30), np.float32), np.zeros(n_points, int)
+    how = (labels, DEFAULT, np.random.default_rng(0))
+    assert axes.explain_most(np.eye(30, 5, dtype="f4"), points, *how)
+
+
 def test_finding_axes_may_not_take_longer_than_training():
     assert axes.may_help(256_000, 192, 31)
     assert axes.may_help(32_000, 784, 31)  # its seeds cost more than these passes
@@ -247,19 +271,24 @@ def test_a_fit_finds_axes_unless_centers_are_given(given, monkeypatch):
 
 @pytest.mark.usefixtures("few_rows")
 @pytest.mark.parametrize(
-    ("refine", "of_big", "of_small"),
-    [(0, (0, 0), (N_DIMS, 55)), (1, (N_DIMS, 31), (N_DIMS, 31))],
+    ("smooth", "refine", "of_big", "n_axes"),
+    [(True, 0, (0, 0), 63), (False, 0, (0, 0), 31), (True, 1, (N_DIMS, 31), 31)],
+    ids=["groups across", "no groups", "passes follow"],
 )
-def test_small_clusters_follow_all_axes_of_a_flat_spectrum(
-    refine, of_big, of_small, monkeypatch
+def test_small_clusters_follow_the_axes_of_a_flat_spectrum(
+    smooth, refine, of_big, n_axes, monkeypatch
 ):
-    """Big ones none, as nothing mends them; few do where passes follow."""
+    """All if points group across few, but big ones none, as nothing mends them."""
     taken = watched(monkeypatch)
-    spread = np.where(np.arange(N_DIMS) < 54, 3, 0.1)
-    X = np.random.default_rng(0).normal(size=(4000, N_DIMS)) * spread
-    HierarchicalKMeans(40, refine=refine).fit(X)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(16, 16, 16, N_DIMS))
+    if smooth:
+        X = gaussian_filter(X, (1, 1, 1, 0))
+    else:
+        X *= np.where(np.arange(N_DIMS) < 60, 3, 0.1)
+    HierarchicalKMeans(40, refine=refine).fit(X.reshape(-1, N_DIMS))
     assert taken[0] == of_big
-    assert set(taken[1:]) == {of_small}
+    assert set(taken[1:]) == {(N_DIMS, n_axes)}
 
 
 def watched(monkeypatch):
