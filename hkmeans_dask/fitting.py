@@ -20,6 +20,7 @@ from hkmeans_dask.kmeans.finite import not_squared
 from hkmeans_dask.kmeans.hierarchy import Hierarchy
 from hkmeans_dask.planning.job import sizes_of, whole_chunks
 from hkmeans_dask.planning.where import check_where, choose
+from hkmeans_dask.runtime.graphs import fused
 from hkmeans_dask.runtime.progress import phase
 from hkmeans_dask.stages.beyond import look_beyond
 from hkmeans_dask.stages.coarse import train_coarse
@@ -165,6 +166,8 @@ def _run_stages(
     model: Any = places.workspace.find("model")
     job = _in_whole_features(job, None if again else model, places, seconds)
     if model is None:
+        blocks = fused(job.features.blocks)
+        job = replace(job, features=replace(job.features, blocks=blocks))
         model, aside = _train(job, places, seconds)
         if job.refine:
             model = _refine(job, model, aside, places, seconds)

@@ -16,7 +16,7 @@ import dask.array as da
 import numpy as np
 from dask.core import flatten
 from dask.delayed import Delayed, delayed
-from dask.highlevelgraph import HighLevelGraph
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
 from hkmeans_dask.compat import task_nodes, unfolded
 
@@ -148,6 +148,30 @@ def _layer(
     return [Delayed(key, graph, layer=name) for key in keys]
 
 
+class _Fused(MaterializedLayer):
+    """The tasks of an array, as few as `fused` makes of them."""
+
+
+def fused(blocks: da.Array) -> da.Array:
+    """Write an array in as few tasks as it can be, once for all times that it is read.
+
+    dask does so each time that an array is computed, which takes longer than all else
+    that building the task of a block does.
+    """
+    layer = _Fused(_optimized([blocks], list(flatten(blocks.__dask_keys__()))))
+    whole = HighLevelGraph({blocks.name: layer}, {blocks.name: set()})
+    return da.Array(whole, blocks.name, blocks.chunks, meta=blocks)
+
+
+def _optimized(arrays: list[da.Array], keys: list[Any]) -> dict[Any, Any]:
+    """Give the tasks that arrays need, as few as they can be."""
+    layers = [layer for array in arrays for layer in array.dask.layers.values()]
+    if all(isinstance(layer, _Fused) for layer in layers):
+        return dict(itertools.chain(*(layer.items() for layer in layers)))
+    merged = HighLevelGraph.merge(*(array.__dask_graph__() for array in arrays))
+    return dict(arrays[0].__dask_optimize__(merged, keys))
+
+
 def _reads(
     arrays: list[da.Array], nodes: Any
 ) -> tuple[list[np.ndarray[Any, Any]], dict[Any, Any]]:
@@ -156,9 +180,7 @@ def _reads(
     A read that one task needs is a call to be made there, else a reference.
     """
     keys = [list(flatten(array.__dask_keys__())) for array in arrays]
-    merged = HighLevelGraph.merge(*(array.__dask_graph__() for array in arrays))
-    optimize = arrays[0].__dask_optimize__
-    graph = dict(optimize(merged, list(itertools.chain(*keys))))
+    graph = _optimized(arrays, list(itertools.chain(*keys)))
     needed = Counter(
         key for node in graph.values() for key in getattr(node, "dependencies", ())
     )

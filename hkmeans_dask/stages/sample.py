@@ -329,7 +329,10 @@ def _read(
     if weights is not None:
         weights = weights.blocks[first:last]
     options = (offset, how, limit, features.in_place is None, weights)
-    mapped = map_blocks("sample", keep, features.blocks.blocks[first:last], *options)
+    blocks = features.blocks
+    if last - first < blocks.numblocks[0]:
+        blocks = blocks.blocks[first:last]
+    mapped = map_blocks("sample", keep, blocks, *options)
     return [row[0] for row in mapped]
 
 

@@ -15,6 +15,7 @@ from distributed import Client
 from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.inputs import arrays
 from hkmeans_dask.planning.job import job_of
+from hkmeans_dask.runtime.graphs import fused
 from hkmeans_dask.runtime.tasks import map_blocks, task, tasks
 from hkmeans_dask.stages import label
 from tests.conftest import local_cluster
@@ -46,9 +47,10 @@ def plus(block, start, *others):
     return start, block.sum(), others
 
 
+@pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("wide", [1, 2])
 @pytest.mark.parametrize("kind", ["array", "sum", "read", "slice", "twice", "random"])
-def test_blocks_come_with_their_first_row_and_what_is_beside_them(kind, wide):
+def test_blocks_come_with_their_first_row_and_what_is_beside_them(kind, wide, again):
     X = rng.normal(size=(10, 4))
     chunks = ((3, 4, 3), (4 // wide,) * wide)
     lazy = {
@@ -61,6 +63,9 @@ def test_blocks_come_with_their_first_row_and_what_is_beside_them(kind, wide):
     }[kind]()
     column = da.from_array(np.arange(10)[:, None], chunks=(chunks[0], 1))
     later = task("later", int, 7)
+    if again:
+        lazy = fused(lazy)
+        map_blocks("sum", plus, lazy)
     rows = map_blocks("sum", plus, lazy, column, later, None, ("a", 1))
     found = dask.compute(*[one for row in rows for one in row])
     expected = [
@@ -82,6 +87,22 @@ def test_an_array_that_is_asked_for_twice_is_read_once():
     rows = map_blocks("sum", plus, X, X[:, :1])
     dask.compute(*[row[0] for row in rows], scheduler="threads")
     assert array.reads == 3
+
+
+def test_tasks_of_an_array_are_fused_once_in_a_fit(monkeypatch):
+    """Though it is read twice, and once more in each pass that refines."""
+    fuse, fusing = da.Array.__dask_optimize__, []
+
+    def counted(*args, **options):
+        fusing.append(args)
+        return fuse(*args, **options)
+
+    monkeypatch.setattr(da.Array, "__dask_optimize__", staticmethod(counted))
+    array = Stored((60, 3))
+    X = da.from_array(array, chunks=(2, 3), asarray=False) + 1
+    HierarchicalKMeans(4, refine=1).fit(X.astype(np.float32))
+    assert len(fusing) == 1
+    assert array.reads >= 3 * 30
 
 
 def test_lists_of_tasks_are_computed_first_whatever_they_are_made_of():
