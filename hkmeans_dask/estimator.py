@@ -216,12 +216,12 @@ class HierarchicalKMeans(
     on workers, threads, order or retries. Other chunks: the same centers, and labels
     equal but for floating-point ties.
 
-    Training looks along the principal axes of the training rows (at most a quarter of
-    the samples), and takes means over all samples at its end, where that pays: with
-    4096 rows or more in the training of big clusters (2000 for each), 128 to 1024
-    samples, Euclidean distances, no array as `init`, a limit `max_no_improvement`, and
-    a spectrum of which at most a third of the axes are above the mean (.45 of them with
-    `nested=False` or `refine`).
+    Training looks along the principal axes of the training rows, and takes means over
+    all samples at its end, where that pays: with 4096 rows or more in the training of
+    big clusters (2000 for each), 128 to 1024 samples, Euclidean distances, no array as
+    `init`, a limit `max_no_improvement`, and a spectrum of which at most a third of the
+    axes are above the mean (.45 of them with `nested=False` or `refine`). Of one up to
+    .42 small clusters follow as many axes as a trial on some rows tells to be enough.
 
     References
     ----------

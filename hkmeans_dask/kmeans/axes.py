@@ -14,13 +14,11 @@ clusters, and those of the points as seen from their big clusters for all small 
 No axes are taken where they would not pay, or where training has to end at a fixed
 point in all dimensions.
 
-Where the spectrum is flat, twice as many axes as clusters may leave out too much: BOLD
-with smooth noise had up to 4% more inertia. With all axes above the mean it had from
-0.6% less to 0.3% more, and words 1% to 1.5% less, in two thirds of the time. Whether
-few do is measured on some rows (see `explain_most`). Big clusters then are trained in
-all dimensions, as no small one mends what they do. Where passes over all small clusters
-follow, few axes do for a beginning. What no spectrum tells: where noise is along the
-axes above the mean and groups are across, 1% to 5% more inertia was left.
+Where the spectrum is flat it does not tell what axes leave out: noise, or groups. Small
+clusters of a few points are trained then along few axes, along all those above the mean
+and in all dimensions, and the fewest axes that lose nothing are taken (`fewest_axes`).
+Big clusters are trained in all dimensions, as no small one mends what they do. Where
+passes over all small clusters follow, few axes do for a beginning.
 
 References
 ----------
@@ -32,7 +30,7 @@ Kaiser, "The application of electronic computers to factor analysis", 1960.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -63,9 +61,13 @@ MOST = 1 / 4
 FLAT = 1 / 3
 """Fraction of the dimensions above the mean from which on a spectrum is flat."""
 
-FLATTEST = 0.45
+FLATTEST = 0.42
 """The same from which on no axes are taken. Nearly half of the dimensions are above the
-mean where all are alike: sparse values had up to 7% more inertia along axes then."""
+mean where all are alike."""
+
+FLATTEST_BEYOND = 0.45
+"""The same where passes over all small clusters follow. With more, sparse values had up
+to 7% more inertia."""
 
 TRIALS = 4
 """Groups of points, at most, on which axes are tried."""
@@ -73,16 +75,15 @@ TRIALS = 4
 TRIAL_POINTS = 512
 """Points of each of them, at most."""
 
-TRIAL_SIZE = 100
+TRIAL_SIZE = 16
 """Points of a cluster that is tried, on average."""
 
 TRIAL_TOLERANCE = 3e-2
-"""Their training ends where less than this fraction of the inertia is left to gain."""
+"""A pass of a trial is idle where less than this fraction of the inertia is left."""
 
-LEFT_OUT = 1 / 5
-"""Share of what clusters explain that may be across the axes they are found along. It
-was .08 to .17 of fMRI and of the gradients of images, of which few axes left at most
-0.4% more inertia than all, and .26 to .44 of BOLD with smooth noise."""
+LOSS_OF_FEW, LOSS_OF_ALL = -0.01, 0.005
+"""By how much more inertia a trial may leave along few axes, and along all. Few points
+gain where noise is left out: what gains nothing on them loses on more."""
 
 MOST_DIMS = 1024
 """Dimensions, at most: finding axes takes the third power of them."""
@@ -128,7 +129,8 @@ def principal_axes(
     schedule: Schedule,
     weights: Array | None = None,
     *,
-    flat: Literal["no", "few", "all"] = "no",
+    flattest: float = FLAT,
+    all_if_flat: bool = False,
 ) -> Array:
     """Find the axes along which points like these are trained.
 
@@ -143,9 +145,10 @@ def principal_axes(
     schedule : Schedule
     weights : ndarray of shape (n_points,), optional
         How often each point counts.
-    flat : {'no', 'few', 'all'}, default='no'
-        Which axes are taken of a flat spectrum: as few as of another one, or all those
-        above the mean.
+    flattest : float, default=`FLAT`
+        Fraction of the dimensions above the mean from which on no axes are taken.
+    all_if_flat : bool, default=False
+        Whether all those above the mean are taken of a flat spectrum.
 
     Returns
     -------
@@ -166,19 +169,20 @@ def principal_axes(
     if not np.isfinite(scatter).all():
         return ALL_DIMENSIONS
     variances, axes = np.linalg.eigh(scatter)
-    n_axes = _how_many(variances, n_clusters, flat)
+    n_axes = _how_many(variances, n_clusters, flattest, all_if_flat)
     if not n_axes:
         return ALL_DIMENSIONS
     return np.ascontiguousarray(axes[:, ::-1][:, :n_axes], points.dtype)
 
 
-def _how_many(variances: Array, n_clusters: int, flat: str) -> int:
+def _how_many(
+    variances: Array, n_clusters: int, flattest: float, all_if_flat: bool
+) -> int:
     """Tell how many axes are taken: with the constant coordinate, a multiple of PAD."""
     n_dims, n_above = len(variances), int(np.sum(variances > variances.mean()))
-    is_flat = n_above > FLAT * n_dims
-    if not n_above or n_above > FLATTEST * n_dims or (is_flat and flat == "no"):
+    if not 0 < n_above <= flattest * n_dims:
         return 0
-    if is_flat and flat == "all":
+    if all_if_flat and n_above > FLAT * n_dims:
         return _padded(1 + n_above) - 1
     return min(few_axes(n_dims, n_clusters), max(FEWEST, _padded(1 + n_above)) - 1)
 
@@ -189,44 +193,75 @@ def few_axes(n_dims: int, n_clusters: int) -> int:
     return min(few, _padded(int(MOST * n_dims))) - 1
 
 
-def explain_most(
+def fewest_axes(
     axes: Array,
+    n_few: int,
     points: Array,
     labels: Index,
     schedule: Schedule,
-    rng: np.random.Generator,
+    seed: int,
     weights: Array | None = None,
-) -> bool:
-    """Whether clusters found along axes explain little of what is across them.
-
-    Then how points group shows along these axes. Tried on clusters inside some of the
-    largest groups of points.
+) -> Array:
+    """Take the first few axes, or all, or none, as a trial tells.
 
     Parameters
     ----------
     axes : ndarray of shape (n_dims, n_axes)
+    n_few : int
     points : ndarray of shape (n_points, n_dims)
     labels : ndarray of shape (n_points,)
-        The group of each point.
+        The group of each point. Small clusters of some of the largest are tried.
     schedule : Schedule
-    rng : numpy.random.Generator
+    seed : int
     weights : ndarray of shape (n_points,), optional
         How often each point counts.
+
+    Returns
+    -------
+    axes : ndarray of shape (n_dims, n_axes), or `ALL_DIMENSIONS`
     """
-    along = everywhere = 0.0
-    for group in np.argsort(-np.bincount(labels), kind="stable")[:TRIALS]:
+    groups = _largest_groups(points, labels, weights)
+    how = (groups, schedule._replace(tolerance=TRIAL_TOLERANCE), seed)
+    everywhere = _tried(ALL_DIMENSIONS, *how)
+    for n_axes, loss in ((n_few, LOSS_OF_FEW), (axes.shape[1], LOSS_OF_ALL)):
+        taken = np.ascontiguousarray(axes[:, :n_axes])
+        if _tried(taken, *how) <= (1 + loss) * everywhere:
+            return taken
+    return ALL_DIMENSIONS
+
+
+def _largest_groups(
+    points: Array, labels: Index, weights: Array | None
+) -> list[tuple[Array, Array | None]]:
+    """Give some points of the largest groups, about their means, and their weights."""
+    found, counts = np.unique(labels, return_counts=True)
+    groups = []
+    for group in found[np.argsort(-counts, kind="stable")[:TRIALS]]:
         some = np.flatnonzero(labels == group)[:TRIAL_POINTS]
         theirs = None if weights is None else weights[some]
-        seen = points[some]
-        seen -= np.average(seen, axis=0, weights=theirs).astype(seen.dtype)
-        n_clusters = 1 + len(seen) // TRIAL_SIZE
-        how = (n_clusters, schedule._replace(tolerance=TRIAL_TOLERANCE), rng)
-        found = _labels_along(axes, seen, *how, weights=theirs)
-        sums, counts = _sums(seen, found, n_clusters, theirs)
-        explaining = sums / np.sqrt(np.where(counts > 0, counts, 1))[:, None]
-        everywhere += float((explaining**2).sum())
-        along += float(((explaining @ axes) ** 2).sum())
-    return everywhere - along <= LEFT_OUT * everywhere
+        mean = np.average(points[some], axis=0, weights=theirs)
+        groups.append((points[some] - mean.astype(points.dtype), theirs))
+    return groups
+
+
+def _tried(
+    axes: Array,
+    groups: list[tuple[Array, Array | None]],
+    schedule: Schedule,
+    seed: int,
+) -> float:
+    """Inertia about small clusters of groups, trained along axes."""
+    total = 0.0
+    for points, weights in groups:
+        how = (
+            1 + len(points) // TRIAL_SIZE,
+            schedule,
+            np.random.default_rng([seed, 2]),
+        )
+        centers = train_along(axes, points, *how, weights=weights)
+        labels = kernels.assign(points, centers)
+        total += kernels.inertia(points, centers, labels, weights)
+    return total
 
 
 def most_coordinates(n_dims: int) -> int:
@@ -272,7 +307,9 @@ def train_along(
         return train(points, n_clusters, schedule, rng, **how)
     labels = _labels_along(axes, points, n_clusters, schedule, rng, **how)
     weights = how.get("weights")
-    sums, counts = _sums(points, labels, n_clusters, weights)
+    counts = np.bincount(labels, weights, minlength=n_clusters)
+    rough = weights is None
+    sums = sum_by_label(points, labels, n_clusters, weights, rough=rough)
     means, _ = centers_of(sums, counts, unit=False)
     centers = means.astype(points.dtype)
     if counts.all():
@@ -297,12 +334,3 @@ def _labels_along(
         return state.labels
     centers = settle(seen, state.centers, state.labels)
     return kernels.assign(seen, centers, homogeneous=True)
-
-
-def _sums(
-    points: Array, labels: Index, n_clusters: int, weights: Array | None
-) -> tuple[Array, Array]:
-    """Sum the points of each label, and count them."""
-    counts = np.bincount(labels, weights, minlength=n_clusters)
-    rough = weights is None
-    return sum_by_label(points, labels, n_clusters, weights, rough=rough), counts

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import uuid
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,8 +22,11 @@ from hkmeans_dask.kmeans import finite, kernels
 from hkmeans_dask.kmeans.axes import (
     ALL_DIMENSIONS,
     AXES_ROWS,
-    explain_most,
+    FLAT,
+    FLATTEST,
+    FLATTEST_BEYOND,
     few_axes,
+    fewest_axes,
     pays,
     principal_axes,
     train_along,
@@ -139,7 +142,8 @@ def _train(
     axes = ALL_DIMENSIONS
     if init is None:
         what = (n_big, len(points), schedule, weights)
-        axes = principal_axes(points, *what, flat="few" if beyond else "no")
+        flattest = FLATTEST_BEYOND if beyond else FLAT
+        axes = principal_axes(points, *what, flattest=flattest)
     rng = np.random.default_rng([seed, 0])
     if not beyond:
         schedule = schedule._replace(tolerance=TOLERANCE)
@@ -185,11 +189,12 @@ def _axes_within(
     if not pays(points, *trained):
         return ALL_DIMENSIONS  # before anything is copied
     seen = centers[labels[:AXES_ROWS]] - points[:AXES_ROWS]
-    flat: Literal["few", "all"] = "few" if beyond else "all"
-    axes = principal_axes(seen, *trained, weights, flat=flat)
-    few = np.ascontiguousarray(axes[:, : few_axes(len(axes), len(centers))])
-    how = (labels, trained[-1], np.random.default_rng([seed, 2]), weights)
-    return few if few.size < axes.size and explain_most(few, points, *how) else axes
+    what, flattest = (seen, *trained, weights), FLATTEST_BEYOND if beyond else FLATTEST
+    axes = principal_axes(*what, flattest=flattest, all_if_flat=not beyond)
+    n_few = few_axes(points.shape[1], len(centers))
+    if axes.shape[1] <= n_few:
+        return axes
+    return fewest_axes(axes, n_few, points, labels, trained[-1], seed, weights)
 
 
 def _mean(points: Array, weights: Array | None) -> Array:

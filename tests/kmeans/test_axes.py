@@ -11,6 +11,7 @@ from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.kmeans import axes, kernels
 from hkmeans_dask.kmeans.axes import (
     ALL_DIMENSIONS,
+    fewest_axes,
     most_coordinates,
     principal_axes,
     train_along,
@@ -121,45 +122,66 @@ def test_axes_are_taken_without_these_reasons():
 
 
 @pytest.mark.parametrize(
-    ("n_above", "of_flat"),
+    ("n_above", "few", "all_if_flat"),
     [
-        (38, {"no": 39, "few": 39, "all": 39}),
-        (54, {"no": 0, "few": 39, "all": 55}),
-        (72, {"no": 0, "few": 39, "all": 79}),
-        (73, {"no": 0, "few": 0, "all": 0}),
-        (N_DIMS, {"no": 0, "few": 0, "all": 0}),
+        (38, 39, 39),
+        (53, 39, 39),
+        (54, 39, 55),
+        (67, 39, 71),
+        (68, 0, 0),
+        (N_DIMS, 0, 0),
     ],
 )
-def test_how_many_axes_of_flat_spectra(n_above, of_flat):
+def test_how_many_axes_of_flat_spectra(n_above, few, all_if_flat):
     spread = np.where(np.arange(N_DIMS) < n_above, 3, 0.1)
     points = np.random.default_rng(0).normal(size=(5000, N_DIMS)) * spread
-    for flat, n_axes in of_flat.items():
-        taken = principal_axes(points, 100, 10**6, DEFAULT, flat=flat)
+    what = (points, 100, 10**6, DEFAULT)
+    for every, n_axes in ((False, few), (True, all_if_flat)):
+        taken = principal_axes(*what, flattest=axes.FLATTEST, all_if_flat=every)
         assert taken.shape == ((N_DIMS, n_axes) if n_axes else (0, 0))
         assert n_axes < most_coordinates(N_DIMS)
 
 
+def in_groups(kind, dtype, rng):
+    """Draw points in 40 dimensions whose groups show along 5, 20 or all of them."""
+    n_along = {"few": 5, "all": 20, "none": 40}[kind]
+    groups = rng.normal(size=(3, 30, 40)) * (np.arange(40) < n_along)
+    labels = np.arange(1500) % 3
+    points = groups[labels, rng.integers(30, size=1500)] + 50 * labels[:, None]
+    points += 0.3 * rng.normal(size=points.shape)
+    return points.astype(dtype), labels
+
+
 @dtypes
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize(("n_seen", "expected"), [(25, True), (15, False)])
-def test_axes_explain_most_if_the_groups_are_along_them(
-    dtype, weighted, n_seen, expected
-):
-    """Of 30 dimensions alike a few have the same share of what clusters explain."""
+@pytest.mark.parametrize(("kind", "n_axes"), [("few", 5), ("all", 20), ("none", 0)])
+def test_the_fewest_axes_along_which_groups_show(dtype, weighted, kind, n_axes):
     rng = np.random.default_rng(0)
-    groups = rng.normal(size=(12, 30)).astype(dtype)
-    points = groups[np.arange(1200) % 12] + dtype(100)
-    labels = np.arange(1200) % 2
-    weights = rng.integers(1, 3, 1200).astype(dtype) if weighted else None
-    how = (labels, DEFAULT, np.random.default_rng(0), weights)
-    assert axes.explain_most(np.eye(30, n_seen, dtype=dtype), points, *how) == expected
+    points, labels = in_groups(kind, dtype, rng)
+    weights = rng.integers(1, 3, len(points)).astype(dtype) if weighted else None
+    along = np.eye(40, 20, dtype=dtype)
+    taken = fewest_axes(along, 5, points, labels, DEFAULT, 0, weights)
+    assert taken.shape == ((40, n_axes) if n_axes else (0, 0))
+    assert np.array_equal(taken, along[:, :n_axes] if n_axes else ALL_DIMENSIONS)
 
 
-@pytest.mark.parametrize("n_points", [1, 2, 700])
-def test_points_that_are_all_equal_leave_nothing_to_explain(n_points):
-    points, labels = np.ones((n_points, 30), np.float32), np.zeros(n_points, int)
-    how = (labels, DEFAULT, np.random.default_rng(0))
-    assert axes.explain_most(np.eye(30, 5, dtype="f4"), points, *how)
+def test_points_of_weight_are_those_that_count():
+    """Groups of which next to nothing weighs show along few axes, the others do not."""
+    rng = np.random.default_rng(0)
+    along, labels = np.eye(40, 20), np.zeros(512, np.int64)
+    few, none = (in_groups(kind, float, rng)[0][:768:3] for kind in ("few", "none"))
+    points = np.concatenate([few, none])
+    heavy = np.repeat([1.0, 1e-9], 256)
+    for weights, n_axes in ((heavy, 5), (heavy[::-1], 0)):
+        taken = fewest_axes(along, 5, points, labels, DEFAULT, 0, weights)
+        assert taken.shape[1] == n_axes
+
+
+@pytest.mark.parametrize("labels", [[0], [0, 2, 2], [7] * 700])
+def test_axes_of_groups_that_are_one_point_or_not_there_are_tried(labels):
+    points, labels = np.ones((len(labels), 40), np.float32), np.array(labels)
+    along = np.eye(40, 20, dtype=np.float32)
+    assert fewest_axes(along, 5, points, labels, DEFAULT, 0).shape == (40, 5)
 
 
 def test_finding_axes_may_not_take_longer_than_training():
@@ -271,24 +293,30 @@ def test_a_fit_finds_axes_unless_centers_are_given(given, monkeypatch):
 
 @pytest.mark.usefixtures("few_rows")
 @pytest.mark.parametrize(
-    ("smooth", "refine", "of_big", "n_axes"),
-    [(True, 0, (0, 0), 63), (False, 0, (0, 0), 31), (True, 1, (N_DIMS, 31), 31)],
-    ids=["groups across", "no groups", "passes follow"],
+    ("kind", "refine", "of_big", "n_axes"),
+    [("noise", 0, 0, 31), ("field", 0, 0, 63), ("one", 0, 0, 0), ("field", 1, 31, 31)],
 )
 def test_small_clusters_follow_the_axes_of_a_flat_spectrum(
-    smooth, refine, of_big, n_axes, monkeypatch
+    kind, refine, of_big, n_axes, monkeypatch
 ):
-    """All if points group across few, but big ones none, as nothing mends them."""
+    """As many as a trial tells, but big ones none, as nothing mends them."""
     taken = watched(monkeypatch)
+    HierarchicalKMeans(40, refine=refine).fit(of_flat_spectrum(kind))
+    assert taken[0][1] == of_big
+    assert {n for _, n in taken[1:]} == {n_axes}
+
+
+def of_flat_spectrum(kind):
+    """Draw noise, a smooth field, or one high value a row in one of 60 columns."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(16, 16, 16, N_DIMS))
-    if smooth:
-        X = gaussian_filter(X, (1, 1, 1, 0))
-    else:
-        X *= np.where(np.arange(N_DIMS) < 60, 3, 0.1)
-    HierarchicalKMeans(40, refine=refine).fit(X.reshape(-1, N_DIMS))
-    assert taken[0] == of_big
-    assert set(taken[1:]) == {(N_DIMS, n_axes)}
+    if kind == "field":
+        return gaussian_filter(X, (1, 1, 1, 0)).reshape(-1, N_DIMS)
+    X = X.reshape(-1, N_DIMS)
+    if kind == "noise":
+        return X * np.repeat([1.6, 1.15, 0.8], [31, 29, 100])
+    X[np.arange(len(X)), rng.integers(60, size=len(X))] += 12
+    return X
 
 
 def watched(monkeypatch):
