@@ -79,7 +79,7 @@ TRIAL_SIZE = 16
 """Points of a cluster that is tried, on average."""
 
 TRIAL_TOLERANCE = 3e-2
-"""A pass of a trial is idle where less than this fraction of the inertia is left."""
+"""A trial ends where less than this fraction of the inertia is left to gain."""
 
 LOSS_OF_FEW, LOSS_OF_ALL = -0.01, 0.005
 """By how much more inertia a trial may leave along few axes, and along all. Few points
@@ -221,7 +221,8 @@ def fewest_axes(
     axes : ndarray of shape (n_dims, n_axes), or `ALL_DIMENSIONS`
     """
     groups = _largest_groups(points, labels, weights)
-    how = (groups, schedule._replace(tolerance=TRIAL_TOLERANCE), seed)
+    schedule = schedule._replace(tolerance=TRIAL_TOLERANCE, max_no_improvement=1)
+    how = (groups, schedule, seed)
     everywhere = _tried(ALL_DIMENSIONS, *how)
     for n_axes, loss in ((n_few, LOSS_OF_FEW), (axes.shape[1], LOSS_OF_ALL)):
         taken = np.ascontiguousarray(axes[:, :n_axes])
@@ -253,11 +254,8 @@ def _tried(
     """Inertia about small clusters of groups, trained along axes."""
     total = 0.0
     for points, weights in groups:
-        how = (
-            1 + len(points) // TRIAL_SIZE,
-            schedule,
-            np.random.default_rng([seed, 2]),
-        )
+        rng = np.random.default_rng([seed, 2])
+        how = (1 + len(points) // TRIAL_SIZE, schedule, rng)
         centers = train_along(axes, points, *how, weights=weights)
         labels = kernels.assign(points, centers)
         total += kernels.inertia(points, centers, labels, weights)
