@@ -56,7 +56,7 @@ PAD = 8
 """They are a multiple of this: others take BLAS more time than the next one."""
 
 MOST = 1 / 4
-"""They are about this fraction of the dimensions, at most, if these are not alike."""
+"""They are about this fraction of all dimensions, at most; not of a flat spectrum."""
 
 FLAT = 1 / 3
 """Fraction of the dimensions above the mean from which on a spectrum is flat."""
@@ -82,8 +82,9 @@ TRIAL_TOLERANCE = 3e-2
 """A trial ends where less than this fraction of the inertia is left to gain."""
 
 LOSS_OF_FEW, LOSS_OF_ALL = -0.01, 0.005
-"""By how much more inertia a trial may leave along few axes, and along all. Few points
-gain where noise is left out: what gains nothing on them loses on more."""
+"""By how much more inertia a trial may leave along few axes, and along all. It has few
+points, which gain where noise is left out. Few axes must gain: those that did not lost
+with more points."""
 
 MOST_DIMS = 1024
 """Dimensions, at most: finding axes takes the third power of them."""
@@ -210,7 +211,7 @@ def fewest_axes(
     n_few : int
     points : ndarray of shape (n_points, n_dims)
     labels : ndarray of shape (n_points,)
-        The group of each point. Small clusters of some of the largest are tried.
+        The group of each point. Small clusters are tried in those of most points.
     schedule : Schedule
     seed : int
     weights : ndarray of shape (n_points,), optional

@@ -149,7 +149,7 @@ def _layer(
 
 
 class _Fused(MaterializedLayer):
-    """The tasks of an array, as few as `fused` makes of them."""
+    """The tasks of an array, of which `fused` made as few as they can be."""
 
 
 def fused(blocks: da.Array) -> da.Array:
@@ -158,18 +158,35 @@ def fused(blocks: da.Array) -> da.Array:
     dask does so each time that an array is computed, which takes longer than all else
     that building the task of a block does.
     """
-    layer = _Fused(_optimized([blocks], list(flatten(blocks.__dask_keys__()))))
-    whole = HighLevelGraph({blocks.name: layer}, {blocks.name: set()})
-    return da.Array(whole, blocks.name, blocks.chunks, meta=blocks)
+    nodes = task_nodes()
+    if nodes is None:
+        return blocks
+    tasks = _optimized([blocks])
+    tasks = {key: unfolded(tasks[key], nodes).substitute({}, key) for key in tasks}
+    graph = HighLevelGraph({blocks.name: _Fused(tasks)}, {blocks.name: set()})
+    return da.Array(graph, blocks.name, blocks.chunks, meta=blocks)
 
 
-def _optimized(arrays: list[da.Array], keys: list[Any]) -> dict[Any, Any]:
+def _is_fused(array: da.Array) -> bool:
+    return [type(layer) for layer in array.dask.layers.values()] == [_Fused]
+
+
+def _optimized(arrays: Sequence[da.Array]) -> dict[Any, Any]:
     """Give the tasks that arrays need, as few as they can be."""
-    layers = [layer for array in arrays for layer in array.dask.layers.values()]
-    if all(isinstance(layer, _Fused) for layer in layers):
-        return dict(itertools.chain(*(layer.items() for layer in layers)))
-    merged = HighLevelGraph.merge(*(array.__dask_graph__() for array in arrays))
-    return dict(arrays[0].__dask_optimize__(merged, keys))
+    graph: dict[Any, Any] = {}
+    others = [array for array in arrays if not _is_fused(array)]
+    if others:
+        keys = list(itertools.chain(*map(_keys, others)))
+        merged = HighLevelGraph.merge(*(array.__dask_graph__() for array in others))
+        graph.update(others[0].__dask_optimize__(merged, keys))
+    for array in arrays:
+        if _is_fused(array):
+            graph.update(array.dask.layers[array.name])
+    return graph
+
+
+def _keys(array: da.Array) -> list[Any]:
+    return list(flatten(array.__dask_keys__()))
 
 
 def _reads(
@@ -179,8 +196,7 @@ def _reads(
 
     A read that one task needs is a call to be made there, else a reference.
     """
-    keys = [list(flatten(array.__dask_keys__())) for array in arrays]
-    graph = _optimized(arrays, list(itertools.chain(*keys)))
+    graph, keys = _optimized(arrays), [_keys(array) for array in arrays]
     needed = Counter(
         key for node in graph.values() for key in getattr(node, "dependencies", ())
     )

@@ -89,20 +89,40 @@ def test_an_array_that_is_asked_for_twice_is_read_once():
     assert array.reads == 3
 
 
-def test_tasks_of_an_array_are_fused_once_in_a_fit(monkeypatch):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_tasks_of_an_array_are_fused_once_in_a_fit(weighted, monkeypatch):
     """Though it is read twice, and once more in each pass that refines."""
     fuse, fusing = da.Array.__dask_optimize__, []
 
-    def counted(*args, **options):
-        fusing.append(args)
-        return fuse(*args, **options)
+    def counted(graph, keys, **options):
+        fusing.extend(name for name, *_ in keys)
+        return fuse(graph, keys, **options)
 
     monkeypatch.setattr(da.Array, "__dask_optimize__", staticmethod(counted))
     array = Stored((60, 3))
     X = da.from_array(array, chunks=(2, 3), asarray=False) + 1
-    HierarchicalKMeans(4, refine=1).fit(X.astype(np.float32))
-    assert len(fusing) == 1
+    weights = np.arange(1, 61) if weighted else None
+    HierarchicalKMeans(4, refine=1).fit(X.astype(np.float64), feature_weight=weights)
+    assert fusing.count(fusing[0]) == 30
     assert array.reads >= 3 * 30
+
+
+@pytest.mark.parametrize("kind", ["slice", "rows", "sum"])
+def test_no_task_puts_a_read_in_order_again(kind):
+    """As dask does where it fuses tasks, each time that they run."""
+    lazy = da.from_array(rng.normal(size=(60, 4)), chunks=(2, 4))
+    X = fused({"slice": lazy[3:], "rows": lazy[2:], "sum": lazy + 1}[kind])
+    X = X.blocks[1:9] if kind == "rows" else X
+    weights = da.from_array(np.ones((len(X), 1)), chunks=(X.chunks[0], 1))
+    for given in ((), (weights,)):
+        graph = map_blocks("sum", plus, X, *given)[0][0].dask
+        assert "_execute_subgraph" not in str(list(map(called, graph.values())))
+
+
+def called(task):
+    """Give the functions that a task calls, and the tasks within it."""
+    within = [called(one) for one in getattr(task, "args", ())]
+    return getattr(getattr(task, "func", None), "__name__", ""), within
 
 
 def test_lists_of_tasks_are_computed_first_whatever_they_are_made_of():
