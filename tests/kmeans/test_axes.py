@@ -156,7 +156,7 @@ def in_groups(kind, dtype, rng):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("kind", "n_axes"), [("few", 5), ("all", 20), ("none", 0)])
 def test_the_fewest_axes_along_which_groups_show(dtype, weighted, kind, n_axes):
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(3)  # no loss is near the most
     points, labels = in_groups(kind, dtype, rng)
     weights = rng.integers(1, 3, len(points)).astype(dtype) if weighted else None
     along = np.eye(40, 20, dtype=dtype)
