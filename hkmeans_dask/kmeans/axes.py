@@ -86,6 +86,10 @@ LOSS_OF_FEW, LOSS_OF_ALL = -0.01, 0.005
 points, which gain where noise is left out. Few axes must gain: those that did not lost
 with more points."""
 
+ALONG_BYTES = 2**25
+"""Bytes of coordinates along more than `MOST` of the dimensions, at most: where there
+are many points they get fewer, as they take memory as well."""
+
 MOST_DIMS = 1024
 """Dimensions, at most: finding axes takes the third power of them."""
 
@@ -263,9 +267,11 @@ def _tried(
     return total
 
 
-def most_coordinates(n_dims: int) -> int:
-    """Coordinates of points of so many dimensions along axes, at most."""
-    return _padded(1 + int(FLATTEST * n_dims))
+def most_coordinates(n_dims: int, n_points: int, itemsize: int) -> int:
+    """Coordinates along axes, at most, of so many points of so many dimensions."""
+    fitting = ALONG_BYTES // (max(1, n_points) * itemsize) // PAD * PAD
+    every = _padded(1 + int(FLATTEST * n_dims))
+    return max(_padded(int(MOST * n_dims)), min(every, fitting))
 
 
 def _padded(n_coordinates: int) -> int:
@@ -304,6 +310,8 @@ def train_along(
     """
     if not axes.size:
         return train(points, n_clusters, schedule, rng, **how)
+    most = most_coordinates(len(axes), len(points), points.itemsize) - 1
+    axes = np.ascontiguousarray(axes[:, :most])
     labels = _labels_along(axes, points, n_clusters, schedule, rng, **how)
     weights = how.get("weights")
     counts = np.bincount(labels, weights, minlength=n_clusters)

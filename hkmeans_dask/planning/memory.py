@@ -270,7 +270,8 @@ def training_along(rows: int, n_clusters: int, sizes: Sizes) -> int:
     anywhere = training(rows, n_clusters, sizes)
     if not axes.may_help(sizes.n_rows, sizes.n_samples, sizes.n_big):
         return anywhere
-    seen = replace(sizes, n_samples=axes.most_coordinates(sizes.n_samples))
+    n_coordinates = axes.most_coordinates(sizes.n_samples, rows, sizes.itemsize)
+    seen = replace(sizes, n_samples=n_coordinates)
     return max(anywhere, rows * seen.row + training(rows, n_clusters, seen))
 
 

@@ -139,7 +139,7 @@ def test_how_many_axes_of_flat_spectra(n_above, few, all_if_flat):
     for every, n_axes in ((False, few), (True, all_if_flat)):
         taken = principal_axes(*what, flattest=axes.FLATTEST, all_if_flat=every)
         assert taken.shape == ((N_DIMS, n_axes) if n_axes else (0, 0))
-        assert n_axes < most_coordinates(N_DIMS)
+        assert n_axes < most_coordinates(N_DIMS, 5000, 4)
 
 
 def in_groups(kind, dtype, rng):
@@ -236,6 +236,23 @@ def test_training_along_axes_knows_no_unit_of_measurement(dtype, power):
         for scale in (dtype(1), dtype(2.0**power))
     )
     assert np.array_equal(same * dtype(2.0**power), other)
+
+
+def test_many_points_get_fewer_axes(monkeypatch):
+    """Not fewer than a quarter of the dimensions, as they then take memory as well."""
+    project, seen = kernels.project, []
+
+    def watched_project(points, along):
+        seen.append(along.shape[1])
+        return project(points, along)
+
+    monkeypatch.setattr(kernels, "project", watched_project)
+    points = along_few_axes(n_points=2000)
+    for share in (1, 0.9, 0.5):
+        monkeypatch.setattr(axes, "ALONG_BYTES", int(share * 2000 * 64 * 4))
+        how = (DEFAULT, np.random.default_rng(0))
+        train_along(np.eye(N_DIMS, 63, dtype="f4"), points, 20, *how)
+    assert seen == [63, 55, 39]
 
 
 @pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid")
