@@ -16,9 +16,9 @@ point in all dimensions.
 
 Where the spectrum is flat it does not tell what axes leave out: noise, or groups. Small
 clusters of a few points are trained then along few axes, along all those above the mean
-and in all dimensions, and the fewest axes that lose nothing are taken (`fewest_axes`).
-Big clusters are trained in all dimensions, as no small one mends what they do. Where
-passes over all small clusters follow, few axes do for a beginning.
+and in all dimensions, and the fewest that lose next to nothing are taken: see
+`axes_by_trial`. Big clusters are trained in all dimensions, as no small one mends what
+they do. Where passes over all small clusters follow, few axes do for a beginning.
 
 References
 ----------
@@ -198,7 +198,7 @@ def few_axes(n_dims: int, n_clusters: int) -> int:
     return min(few, _padded(int(MOST * n_dims))) - 1
 
 
-def fewest_axes(
+def axes_by_trial(
     axes: Array,
     n_few: int,
     points: Array,

@@ -62,7 +62,7 @@ class State(NamedTuple):
         return cls(*(arrays[name] for name in cls._fields))
 
 
-def most_coordinates(n_points: int, row_bytes: int, n_dims: int) -> int:
+def coordinate_bytes(n_points: int, row_bytes: int, n_dims: int) -> int:
     """Bytes of coordinates of points along as many axes as are taken, at most."""
     possible = n_dims <= MOST_DIMS
     return int(possible * n_points * row_bytes * max(SHARES_OF_DIMENSIONS))
@@ -70,7 +70,7 @@ def most_coordinates(n_points: int, row_bytes: int, n_dims: int) -> int:
 
 def are_held(n_points: int, row_bytes: int, n_dims: int) -> bool:
     """Whether coordinates of so many points are few enough to be held."""
-    return 0 < most_coordinates(n_points, row_bytes, n_dims) <= COORDINATE_BYTES
+    return 0 < coordinate_bytes(n_points, row_bytes, n_dims) <= COORDINATE_BYTES
 
 
 def fewest_axes(points: Array, big: Index, state: State, all_axes: Array) -> Array:

@@ -33,7 +33,7 @@ from typing import NamedTuple
 
 from hkmeans_dask.kmeans import axes
 from hkmeans_dask.kmeans.balance import NEAREST, points_needed
-from hkmeans_dask.kmeans.beyond import are_held, most_coordinates
+from hkmeans_dask.kmeans.beyond import are_held, coordinate_bytes
 from hkmeans_dask.kmeans.kernels import TILE_BYTES, tile_height
 from hkmeans_dask.kmeans.minibatch import FEW_MOVED
 from hkmeans_dask.kmeans.origins import PAD_ORIGINS, PAIRS
@@ -346,7 +346,7 @@ def _coordinates(rows: int, sizes: Sizes) -> int:
     """Bytes of rows along as many axes as passes over them take, at most."""
     if sizes.evens:
         return 0  # with prices these are of all dimensions
-    return most_coordinates(rows, sizes.row, sizes.n_samples)
+    return coordinate_bytes(rows, sizes.row, sizes.n_samples)
 
 
 def _held_coordinates(sizes: Sizes) -> int:

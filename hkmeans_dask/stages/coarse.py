@@ -25,8 +25,8 @@ from hkmeans_dask.kmeans.axes import (
     FLAT,
     FLATTEST,
     FLATTEST_BEYOND,
+    axes_by_trial,
     few_axes,
-    fewest_axes,
     pays,
     principal_axes,
     train_along,
@@ -194,7 +194,7 @@ def _axes_within(
     n_few = few_axes(points.shape[1], len(centers))
     if axes.shape[1] <= n_few:
         return axes
-    return fewest_axes(axes, n_few, points, labels, trained[-1], seed, weights)
+    return axes_by_trial(axes, n_few, points, labels, trained[-1], seed, weights)
 
 
 def _mean(points: Array, weights: Array | None) -> Array:

@@ -11,7 +11,7 @@ from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.kmeans import axes, kernels
 from hkmeans_dask.kmeans.axes import (
     ALL_DIMENSIONS,
-    fewest_axes,
+    axes_by_trial,
     most_coordinates,
     principal_axes,
     train_along,
@@ -160,7 +160,7 @@ def test_the_fewest_axes_along_which_groups_show(dtype, weighted, kind, n_axes):
     points, labels = in_groups(kind, dtype, rng)
     weights = rng.integers(1, 3, len(points)).astype(dtype) if weighted else None
     along = np.eye(40, 20, dtype=dtype)
-    taken = fewest_axes(along, 5, points, labels, DEFAULT, 0, weights)
+    taken = axes_by_trial(along, 5, points, labels, DEFAULT, 0, weights)
     assert taken.shape == ((40, n_axes) if n_axes else (0, 0))
     assert np.array_equal(taken, along[:, :n_axes] if n_axes else ALL_DIMENSIONS)
 
@@ -172,7 +172,7 @@ def test_points_of_weight_are_those_that_count():
     halves = [in_groups(kind, float, rng)[0][:768:3] for kind in ("few", "all")]
     points, heavy = np.concatenate(halves), np.repeat([1.0, 1e-9], 256)
     for weights, n_axes in ((heavy, 5), (heavy[::-1], 20)):
-        taken = fewest_axes(along, 5, points, labels, DEFAULT, 0, weights)
+        taken = axes_by_trial(along, 5, points, labels, DEFAULT, 0, weights)
         assert taken.shape[1] == n_axes
 
 
@@ -180,7 +180,7 @@ def test_points_of_weight_are_those_that_count():
 def test_axes_of_groups_that_are_one_point_or_not_there_are_tried(labels):
     points, labels = np.ones((len(labels), 40), np.float32), np.array(labels)
     along = np.eye(40, 20, dtype=np.float32)
-    assert fewest_axes(along, 5, points, labels, DEFAULT, 0).shape == (40, 5)
+    assert axes_by_trial(along, 5, points, labels, DEFAULT, 0).shape == (40, 5)
 
 
 def test_finding_axes_may_not_take_longer_than_training():
