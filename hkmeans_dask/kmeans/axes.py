@@ -15,8 +15,8 @@ No axes are taken where they would not pay, or where training has to end at a fi
 point in all dimensions.
 
 Where the spectrum is flat it does not tell what axes leave out: noise, or groups. Small
-clusters of a few points are trained then along few axes, along all those above the mean
-and in all dimensions, and the fewest that lose next to nothing are taken: see
+clusters of some points are trained then in all dimensions, along all axes above the
+mean and along few, and the fewest that lose next to nothing are taken: see
 `axes_by_trial`. Big clusters are trained in all dimensions, as no small one mends what
 they do. Where passes over all small clusters follow, few axes do for a beginning.
 
@@ -37,6 +37,7 @@ import numpy as np
 from hkmeans_dask.kmeans import kernels
 from hkmeans_dask.kmeans.empty_clusters import settle
 from hkmeans_dask.kmeans.minibatch import descend, train
+from hkmeans_dask.kmeans.seeding import seed_kmeans_plusplus
 from hkmeans_dask.kmeans.sums import centers_of, sum_by_label
 
 if TYPE_CHECKING:
@@ -61,30 +62,27 @@ MOST = 1 / 4
 FLAT = 1 / 3
 """Fraction of the dimensions above the mean from which on a spectrum is flat."""
 
-FLATTEST = 0.42
+FLATTEST = 0.45
 """The same from which on no axes are taken. Nearly half of the dimensions are above the
-mean where all are alike."""
+mean where all are alike; with more, sparse values had up to 7% more inertia."""
 
-FLATTEST_BEYOND = 0.45
-"""The same where passes over all small clusters follow. With more, sparse values had up
-to 7% more inertia."""
-
-TRIALS = 4
+TRIALS = 3
 """Groups of points, at most, on which axes are tried."""
 
-TRIAL_POINTS = 512
-"""Points of each of them, at most."""
+TRIAL_SHARE = 8
+"""Each of them has this part of all points at most: 2048 of the coarse level's. Where
+it had 512, noise hid small groups."""
 
 TRIAL_SIZE = 16
 """Points of a cluster that is tried, on average."""
 
-TRIAL_TOLERANCE = 3e-2
+TRIAL_TOLERANCE = 0.1
 """A trial ends where less than this fraction of the inertia is left to gain."""
 
-LOSS_OF_FEW, LOSS_OF_ALL = -0.01, 0.005
-"""By how much more inertia a trial may leave along few axes, and along all. It has few
-points, which gain where noise is left out. Few axes must gain: those that did not lost
-with more points."""
+LOSS_OF_ALL, LOSS_OF_FEW = 0.0075, -0.005
+"""By how much more inertia a trial may leave along all axes, and along few. These must
+gain, as noise is left out: those that did not lost with more points. They are tried
+where all of them gain that much."""
 
 ALONG_BYTES = 2**25
 """Bytes of coordinates along more than `MOST` of the dimensions, at most: where there
@@ -229,11 +227,13 @@ def axes_by_trial(
     schedule = schedule._replace(tolerance=TRIAL_TOLERANCE, max_no_improvement=1)
     how = (groups, schedule, seed)
     everywhere = _tried(ALL_DIMENSIONS, *how)
-    for n_axes, loss in ((n_few, LOSS_OF_FEW), (axes.shape[1], LOSS_OF_ALL)):
-        taken = np.ascontiguousarray(axes[:, :n_axes])
-        if _tried(taken, *how) <= (1 + loss) * everywhere:
-            return taken
-    return ALL_DIMENSIONS
+    along_all = _tried(axes, *how)
+    if along_all > (1 + LOSS_OF_ALL) * everywhere:
+        return ALL_DIMENSIONS
+    few = np.ascontiguousarray(axes[:, :n_few])
+    least = (1 + LOSS_OF_FEW) * everywhere
+    gains = along_all <= least and _tried(few, *how) <= least
+    return few if gains else axes
 
 
 def _largest_groups(
@@ -241,9 +241,9 @@ def _largest_groups(
 ) -> list[tuple[Array, Array | None]]:
     """Give some points of the largest groups, about their means, and their weights."""
     found, counts = np.unique(labels, return_counts=True)
-    groups = []
+    groups, most = [], max(1, len(points) // TRIAL_SHARE)
     for group in found[np.argsort(-counts, kind="stable")[:TRIALS]]:
-        some = np.flatnonzero(labels == group)[:TRIAL_POINTS]
+        some = np.flatnonzero(labels == group)[:most]
         theirs = None if weights is None else weights[some]
         mean = np.average(points[some], axis=0, weights=theirs)
         groups.append((points[some] - mean.astype(points.dtype), theirs))
@@ -256,12 +256,16 @@ def _tried(
     schedule: Schedule,
     seed: int,
 ) -> float:
-    """Inertia about small clusters of groups, trained along axes."""
+    """Inertia about small clusters of groups, trained along axes from like seeds."""
     total = 0.0
     for points, weights in groups:
         rng = np.random.default_rng([seed, 2])
-        how = (1 + len(points) // TRIAL_SIZE, schedule, rng)
-        centers = train_along(axes, points, *how, weights=weights)
+        n_clusters = 1 + len(points) // TRIAL_SIZE
+        some = slice(2 * n_clusters)
+        few = None if weights is None else weights[some]
+        seeds = seed_kmeans_plusplus(points[some], n_clusters, 1, rng, few)
+        how = {"weights": weights, "seeds": seeds}
+        centers = train_along(axes, points, n_clusters, schedule, rng, **how)
         labels = kernels.assign(points, centers)
         total += kernels.inertia(points, centers, labels, weights)
     return total
@@ -333,8 +337,9 @@ def _labels_along(
     **how: Any,
 ) -> Index:
     """Label each point with its cluster along the axes."""
-    assert how.get("seeds") is None, "seeds have all dimensions"
     seen = kernels.project(points, axes)
+    if how.get("seeds") is not None:
+        how["seeds"] = kernels.project(how["seeds"], axes)
     along = schedule._replace(along=True)
     state = descend(seen, n_clusters, along, rng, **how)
     if state.counts.all():

@@ -24,7 +24,6 @@ from hkmeans_dask.kmeans.axes import (
     AXES_ROWS,
     FLAT,
     FLATTEST,
-    FLATTEST_BEYOND,
     axes_by_trial,
     few_axes,
     pays,
@@ -142,7 +141,7 @@ def _train(
     axes = ALL_DIMENSIONS
     if init is None:
         what = (n_big, len(points), schedule, weights)
-        flattest = FLATTEST_BEYOND if beyond else FLAT
+        flattest = FLATTEST if beyond else FLAT
         axes = principal_axes(points, *what, flattest=flattest)
     rng = np.random.default_rng([seed, 0])
     if not beyond:
@@ -189,8 +188,8 @@ def _axes_within(
     if not pays(points, *trained):
         return ALL_DIMENSIONS  # before anything is copied
     seen = centers[labels[:AXES_ROWS]] - points[:AXES_ROWS]
-    what, flattest = (seen, *trained, weights), FLATTEST_BEYOND if beyond else FLATTEST
-    axes = principal_axes(*what, flattest=flattest, all_if_flat=not beyond)
+    what = (seen, *trained, weights)
+    axes = principal_axes(*what, flattest=FLATTEST, all_if_flat=not beyond)
     n_few = few_axes(points.shape[1], len(centers))
     if axes.shape[1] <= n_few:
         return axes

@@ -127,8 +127,8 @@ def test_axes_are_taken_without_these_reasons():
         (38, 39, 39),
         (53, 39, 39),
         (54, 39, 55),
-        (67, 39, 71),
-        (68, 0, 0),
+        (72, 39, 79),
+        (73, 0, 0),
         (N_DIMS, 0, 0),
     ],
 )
@@ -165,8 +165,19 @@ def test_the_fewest_axes_along_which_groups_show(dtype, weighted, kind, n_axes):
     assert np.array_equal(taken, along[:, :n_axes] if n_axes else ALL_DIMENSIONS)
 
 
-def test_points_of_weight_are_those_that_count():
+def test_groups_that_few_points_do_not_show_are_not_lost():
+    """Each point has one high value among 80; 512 points show 6 of each."""
+    rng = np.random.default_rng(0)
+    points = 0.3 * rng.normal(size=(2**14, N_DIMS)) * np.linspace(1.5, 0.3, N_DIMS)
+    where = (N_DIMS * rng.beta(1, 3, size=len(points))).astype(int)
+    points[np.arange(len(points)), where] += 3 * rng.lognormal(0, 0.5, len(points))
+    labels, along = np.zeros(len(points), np.int64), np.eye(N_DIMS, 64)
+    assert not axes_by_trial(along, 39, points, labels, DEFAULT, 0).size
+
+
+def test_points_of_weight_are_those_that_count(monkeypatch):
     """Half of the points show along few axes, the others along more."""
+    monkeypatch.setattr(axes, "TRIAL_SHARE", 1)
     rng = np.random.default_rng(1)
     along, labels = np.eye(40, 20), np.zeros(512, np.int64)
     halves = [in_groups(kind, float, rng)[0][:768:3] for kind in ("few", "all")]
@@ -321,7 +332,6 @@ def test_small_clusters_follow_the_axes_of_a_flat_spectrum(
     kind, refine, of_big, n_axes, monkeypatch
 ):
     """As many as a trial tells, but big ones none, as nothing mends them."""
-    monkeypatch.setattr(axes, "LOSS_OF_FEW", 0.0)  # not near what noise loses
     taken = watched(monkeypatch)
     HierarchicalKMeans(40, refine=refine).fit(of_flat_spectrum(kind))
     assert taken[0][1] == of_big
