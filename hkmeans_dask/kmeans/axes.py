@@ -14,11 +14,10 @@ clusters, and those of the points as seen from their big clusters for all small 
 No axes are taken where they would not pay, or where training has to end at a fixed
 point in all dimensions.
 
-Where the spectrum is flat it does not tell what axes leave out: noise, or groups. Small
-clusters of some points are trained then in all dimensions, along all axes above the
-mean and along few, and the fewest that lose next to nothing are taken: see
-`axes_by_trial`. Big clusters are trained in all dimensions, as no small one mends what
-they do. Where passes over all small clusters follow, few axes do for a beginning.
+A spectrum does not tell what axes leave out, noise or groups: small clusters are tried
+along them first, see `trial`. Where it is flat all axes above the mean may be taken,
+not only few. Big clusters are trained in all dimensions then, as no small one mends
+what they do. Where passes over all small clusters follow, few axes do for a beginning.
 
 References
 ----------
@@ -37,7 +36,6 @@ import numpy as np
 from hkmeans_dask.kmeans import kernels
 from hkmeans_dask.kmeans.empty_clusters import settle
 from hkmeans_dask.kmeans.minibatch import descend, train
-from hkmeans_dask.kmeans.seeding import seed_kmeans_plusplus
 from hkmeans_dask.kmeans.sums import centers_of, sum_by_label
 
 if TYPE_CHECKING:
@@ -65,24 +63,6 @@ FLAT = 1 / 3
 FLATTEST = 0.45
 """The same from which on no axes are taken. Nearly half of the dimensions are above the
 mean where all are alike; with more, sparse values had up to 7% more inertia."""
-
-TRIALS = 3
-"""Groups of points, at most, on which axes are tried."""
-
-TRIAL_SHARE = 8
-"""Each of them has this part of all points at most: 2048 of the coarse level's. Where
-it had 512, noise hid small groups."""
-
-TRIAL_SIZE = 16
-"""Points of a cluster that is tried, on average."""
-
-TRIAL_TOLERANCE = 0.1
-"""A trial ends where less than this fraction of the inertia is left to gain."""
-
-LOSS_OF_ALL, LOSS_OF_FEW = 0.0075, -0.005
-"""By how much more inertia a trial may leave along all axes, and along few. These must
-gain, as noise is left out: those that did not lost with more points. They are tried
-where all of them gain that much."""
 
 ALONG_BYTES = 2**25
 """Bytes of coordinates along more than `MOST` of the dimensions, at most: where there
@@ -196,81 +176,6 @@ def few_axes(n_dims: int, n_clusters: int) -> int:
     return min(few, _padded(int(MOST * n_dims))) - 1
 
 
-def axes_by_trial(
-    axes: Array,
-    n_few: int,
-    points: Array,
-    labels: Index,
-    schedule: Schedule,
-    seed: int,
-    weights: Array | None = None,
-) -> Array:
-    """Take the first few axes, or all, or none, as a trial tells.
-
-    Parameters
-    ----------
-    axes : ndarray of shape (n_dims, n_axes)
-    n_few : int
-    points : ndarray of shape (n_points, n_dims)
-    labels : ndarray of shape (n_points,)
-        The group of each point. Small clusters are tried in those of most points.
-    schedule : Schedule
-    seed : int
-    weights : ndarray of shape (n_points,), optional
-        How often each point counts.
-
-    Returns
-    -------
-    axes : ndarray of shape (n_dims, n_axes), or `ALL_DIMENSIONS`
-    """
-    groups = _largest_groups(points, labels, weights)
-    schedule = schedule._replace(tolerance=TRIAL_TOLERANCE, max_no_improvement=1)
-    how = (groups, schedule, seed)
-    everywhere = _tried(ALL_DIMENSIONS, *how)
-    along_all = _tried(axes, *how)
-    if along_all > (1 + LOSS_OF_ALL) * everywhere:
-        return ALL_DIMENSIONS
-    few = np.ascontiguousarray(axes[:, :n_few])
-    least = (1 + LOSS_OF_FEW) * everywhere
-    gains = along_all <= least and _tried(few, *how) <= least
-    return few if gains else axes
-
-
-def _largest_groups(
-    points: Array, labels: Index, weights: Array | None
-) -> list[tuple[Array, Array | None]]:
-    """Give some points of the largest groups, about their means, and their weights."""
-    found, counts = np.unique(labels, return_counts=True)
-    groups, most = [], max(1, len(points) // TRIAL_SHARE)
-    for group in found[np.argsort(-counts, kind="stable")[:TRIALS]]:
-        some = np.flatnonzero(labels == group)[:most]
-        theirs = None if weights is None else weights[some]
-        mean = np.average(points[some], axis=0, weights=theirs)
-        groups.append((points[some] - mean.astype(points.dtype), theirs))
-    return groups
-
-
-def _tried(
-    axes: Array,
-    groups: list[tuple[Array, Array | None]],
-    schedule: Schedule,
-    seed: int,
-) -> float:
-    """Inertia about small clusters of groups, trained along axes from like seeds."""
-    total = 0.0
-    for points, weights in groups:
-        rng = np.random.default_rng([seed, 2])
-        n_clusters = 1 + len(points) // TRIAL_SIZE
-        some = slice(2 * n_clusters)
-        few = None if weights is None else weights[some]
-        seeds = seed_kmeans_plusplus(points[some], n_clusters, 1, rng, few)
-        how = {"weights": weights, "seeds": seeds}
-        centers = train_along(axes, points, n_clusters, schedule, rng, **how)
-        labels = kernels.assign(points, centers)
-        total += kernels.inertia(points, centers, labels, weights)
-    return total
-
-
 def most_coordinates(n_dims: int, n_points: int, itemsize: int) -> int:
     """Coordinates along axes, at most, of so many points of so many dimensions."""
     fitting = ALONG_BYTES // (max(1, n_points) * itemsize) // PAD * PAD
@@ -317,12 +222,7 @@ def train_along(
     most = most_coordinates(len(axes), len(points), points.itemsize) - 1
     axes = np.ascontiguousarray(axes[:, :most])
     labels = _labels_along(axes, points, n_clusters, schedule, rng, **how)
-    weights = how.get("weights")
-    counts = np.bincount(labels, weights, minlength=n_clusters)
-    rough = weights is None
-    sums = sum_by_label(points, labels, n_clusters, weights, rough=rough)
-    means, _ = centers_of(sums, counts, unit=False)
-    centers = means.astype(points.dtype)
+    centers, counts = means_of(points, labels, n_clusters, how.get("weights"))
     if counts.all():
         return settle(points, centers, labels)
     return train(points, n_clusters, schedule, rng, **how | {"seeds": centers})
@@ -337,12 +237,22 @@ def _labels_along(
     **how: Any,
 ) -> Index:
     """Label each point with its cluster along the axes."""
+    assert how.get("seeds") is None, "seeds have all dimensions"
     seen = kernels.project(points, axes)
-    if how.get("seeds") is not None:
-        how["seeds"] = kernels.project(how["seeds"], axes)
     along = schedule._replace(along=True)
     state = descend(seen, n_clusters, along, rng, **how)
     if state.counts.all():
         return state.labels
     centers = settle(seen, state.centers, state.labels)
     return kernels.assign(seen, centers, homogeneous=True)
+
+
+def means_of(
+    points: Array, labels: Index, n_clusters: int, weights: Array | None
+) -> tuple[Array, Array]:
+    """Means of the points of each cluster, and their counts; zeros where none are."""
+    counts = np.bincount(labels, weights, minlength=n_clusters)
+    rough = weights is None
+    sums = sum_by_label(points, labels, n_clusters, weights, rough=rough)
+    means, _ = centers_of(sums, counts, unit=False)
+    return means.astype(points.dtype), counts

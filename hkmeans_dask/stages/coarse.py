@@ -24,8 +24,6 @@ from hkmeans_dask.kmeans.axes import (
     AXES_ROWS,
     FLAT,
     FLATTEST,
-    axes_by_trial,
-    few_axes,
     pays,
     principal_axes,
     train_along,
@@ -34,6 +32,7 @@ from hkmeans_dask.kmeans.balance import balanced
 from hkmeans_dask.kmeans.hierarchy import FREE, label_coarse
 from hkmeans_dask.kmeans.minibatch import Schedule, most_batches
 from hkmeans_dask.kmeans.sums import sum_by_label
+from hkmeans_dask.kmeans.trial import axes_by_trial
 from hkmeans_dask.runtime.blas import one_blas_thread
 from hkmeans_dask.runtime.progress import batches
 from hkmeans_dask.runtime.tasks import task
@@ -158,12 +157,12 @@ def _train(
     labels = label_coarse(seen, centers, np.zeros_like(offset), prices=prices)
     weights = None if weights is None else weights[some]
     total = kernels.weighted_sum(np.ones(len(seen)), weights)
-    spread = kernels.inertia(seen, centers, labels, weights) / total
+    squared = kernels.squared_distances(seen, centers, labels)
+    spread = kernels.weighted_sum(squared, weights) / total
     n_trained = int(sum(part.starts[-1] for part in told))
     if init is None:
-        trained = (n_big, n_trained, schedule)
-        where = (seen, centers, labels, weights)
-        axes = _axes_within(*where, trained, seed, beyond=beyond)
+        where, trained = (seen, centers, labels), (n_big, n_trained, schedule)
+        axes = _axes_within(*where, squared, weights, trained, seed, beyond=beyond)
     return workspace.save(
         "coarse",
         offset=offset,
@@ -178,22 +177,25 @@ def _axes_within(
     points: Array,
     centers: Array,
     labels: Index,
+    squared: Array,
     weights: Array | None,
     trained: tuple[int, int, Schedule],
     seed: int,
     *,
     beyond: bool,
 ) -> Array:
-    """Find the axes of points as seen from their big centers; see `kmeans.axes`."""
+    """Find the axes of points as seen from their big centers; see `kmeans.axes`.
+
+    They are a beginning where passes over all small clusters follow: not tried then.
+    """
     if not pays(points, *trained):
         return ALL_DIMENSIONS  # before anything is copied
     seen = centers[labels[:AXES_ROWS]] - points[:AXES_ROWS]
     what = (seen, *trained, weights)
     axes = principal_axes(*what, flattest=FLATTEST, all_if_flat=not beyond)
-    n_few = few_axes(points.shape[1], len(centers))
-    if axes.shape[1] <= n_few:
+    if not axes.size or beyond:
         return axes
-    return axes_by_trial(axes, n_few, points, labels, trained[-1], seed, weights)
+    return axes_by_trial(axes, points, labels, squared, trained[:2], seed, weights)
 
 
 def _mean(points: Array, weights: Array | None) -> Array:

@@ -11,7 +11,6 @@ from hkmeans_dask import HierarchicalKMeans
 from hkmeans_dask.kmeans import axes, kernels
 from hkmeans_dask.kmeans.axes import (
     ALL_DIMENSIONS,
-    axes_by_trial,
     most_coordinates,
     principal_axes,
     train_along,
@@ -140,58 +139,6 @@ def test_how_many_axes_of_flat_spectra(n_above, few, all_if_flat):
         taken = principal_axes(*what, flattest=axes.FLATTEST, all_if_flat=every)
         assert taken.shape == ((N_DIMS, n_axes) if n_axes else (0, 0))
         assert n_axes < most_coordinates(N_DIMS, 5000, 4)
-
-
-def in_groups(kind, dtype, rng):
-    """Draw points in 40 dimensions whose groups show along 5, 20 or all of them."""
-    n_along = {"few": 5, "all": 20, "none": 40}[kind]
-    groups = rng.normal(size=(3, 30, 40)) * (np.arange(40) < n_along)
-    labels = np.arange(1500) % 3
-    points = groups[labels, rng.integers(30, size=1500)] + 50 * labels[:, None]
-    points += 0.3 * rng.normal(size=points.shape)
-    return points.astype(dtype), labels
-
-
-@dtypes
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize(("kind", "n_axes"), [("few", 5), ("all", 20), ("none", 0)])
-def test_the_fewest_axes_along_which_groups_show(dtype, weighted, kind, n_axes):
-    rng = np.random.default_rng(3)  # no loss is near the most
-    points, labels = in_groups(kind, dtype, rng)
-    weights = rng.integers(1, 3, len(points)).astype(dtype) if weighted else None
-    along = np.eye(40, 20, dtype=dtype)
-    taken = axes_by_trial(along, 5, points, labels, DEFAULT, 0, weights)
-    assert taken.shape == ((40, n_axes) if n_axes else (0, 0))
-    assert np.array_equal(taken, along[:, :n_axes] if n_axes else ALL_DIMENSIONS)
-
-
-def test_groups_that_few_points_do_not_show_are_not_lost():
-    """Each point has one high value among 80; 512 points show 6 of each."""
-    rng = np.random.default_rng(0)
-    points = 0.3 * rng.normal(size=(2**14, N_DIMS)) * np.linspace(1.5, 0.3, N_DIMS)
-    where = (N_DIMS * rng.beta(1, 3, size=len(points))).astype(int)
-    points[np.arange(len(points)), where] += 3 * rng.lognormal(0, 0.5, len(points))
-    labels, along = np.zeros(len(points), np.int64), np.eye(N_DIMS, 64)
-    assert not axes_by_trial(along, 39, points, labels, DEFAULT, 0).size
-
-
-def test_points_of_weight_are_those_that_count(monkeypatch):
-    """Half of the points show along few axes, the others along more."""
-    monkeypatch.setattr(axes, "TRIAL_SHARE", 1)
-    rng = np.random.default_rng(1)
-    along, labels = np.eye(40, 20), np.zeros(512, np.int64)
-    halves = [in_groups(kind, float, rng)[0][:768:3] for kind in ("few", "all")]
-    points, heavy = np.concatenate(halves), np.repeat([1.0, 1e-9], 256)
-    for weights, n_axes in ((heavy, 5), (heavy[::-1], 20)):
-        taken = axes_by_trial(along, 5, points, labels, DEFAULT, 0, weights)
-        assert taken.shape[1] == n_axes
-
-
-@pytest.mark.parametrize("labels", [[0], [0, 2, 2], [7] * 700])
-def test_axes_of_groups_that_are_one_point_or_not_there_are_tried(labels):
-    points, labels = np.ones((len(labels), 40), np.float32), np.array(labels)
-    along = np.eye(40, 20, dtype=np.float32)
-    assert axes_by_trial(along, 5, points, labels, DEFAULT, 0).shape == (40, 5)
 
 
 def test_finding_axes_may_not_take_longer_than_training():
