@@ -1,4 +1,4 @@
-"""Trials of principal axes: small clusters of some points, trained along them.
+"""Trials of principal axes: clusters of some points, trained along them.
 
 From the same seeds, some passes are made in all dimensions and along the axes, and the
 inertia about the means, in all dimensions, of what was found is compared. What a trial
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hkmeans_dask.kmeans import kernels
-from hkmeans_dask.kmeans.axes import ALL_DIMENSIONS, few_axes, means_of
+from hkmeans_dask.kmeans.axes import ALL_DIMENSIONS, means_of
 from hkmeans_dask.kmeans.minibatch import State, update
 from hkmeans_dask.kmeans.seeding import seed_kmeans_plusplus
 
@@ -40,48 +40,35 @@ those that did not lost with more points."""
 
 
 class Group(NamedTuple):
-    """Points about their mean, and how often each of them counts."""
+    """Points about their mean, on which axes are tried."""
 
     points: Array
+    """(n_points, n_dims)."""
+
     weights: Array | None
+    """(n_points,), how often each of them counts."""
+
+    seeds: Array
+    """(n_clusters, n_dims), some of the points, from which clusters are trained."""
 
 
-def axes_by_trial(
-    axes: Array,
-    points: Array,
-    labels: Index,
-    squared: Array,
-    trained: tuple[int, int],
-    seed: int,
-    weights: Array | None = None,
-) -> Array:
+def axes_by_trial(axes: Array, n_few: int, groups: list[Group]) -> Array:
     """Take these axes, or the first few, or none, as a trial tells.
 
     Parameters
     ----------
     axes : ndarray of shape (n_dims, n_axes)
-    points : ndarray of shape (n_points, n_dims)
-    labels : ndarray of shape (n_points,)
-        The group of each point.
-    squared : ndarray of shape (n_points,)
-        Its squared distance from the center of its group.
-    trained : tuple of int
-        Big clusters, and points that will be trained on: the larger, the more points
-        are tried.
-    seed : int
-    weights : ndarray of shape (n_points,), optional
-        How often each point counts.
+    n_few : int
+        More than these are many.
+    groups : list of Group
+        See `whole` and `groups_of`.
 
     Returns
     -------
     axes : ndarray of shape (n_dims, n_axes), or `ALL_DIMENSIONS`
     """
-    n_big, n_trained = trained
-    n_few = few_axes(len(axes), n_big)
-    most = min(MOST_POINTS, 2 * isqrt(n_trained * n_big))
-    groups = _groups(points, labels, squared, weights, most)
-    everywhere = _tried(ALL_DIMENSIONS, groups, seed)
-    along = _tried(axes, groups, seed)
+    everywhere = _tried(ALL_DIMENSIONS, groups)
+    along = _tried(axes, groups)
     loss = LOSS_OF_FEW if axes.shape[1] <= n_few else LOSS_OF_MANY
     if along > (1 + loss) * everywhere:
         return ALL_DIMENSIONS
@@ -89,50 +76,96 @@ def axes_by_trial(
     if axes.shape[1] <= n_few or along > gained:
         return axes
     few = np.ascontiguousarray(axes[:, :n_few])
-    return few if _tried(few, groups, seed) <= gained else axes
+    return few if _tried(few, groups) <= gained else axes
 
 
-def _groups(
-    points: Array, labels: Index, squared: Array, weights: Array | None, most: int
+def whole(points: Array, weights: Array | None, n_clusters: int, seed: int) -> Group:
+    """Give the first points, about the origin, for that many clusters at most."""
+    some = slice(MOST_POINTS)
+    theirs = None if weights is None else weights[some]
+    return _seeded(points[some], theirs, n_clusters, seed)
+
+
+def groups_of(
+    points: Array,
+    labels: Index,
+    squared: Array,
+    weights: Array | None,
+    most: int,
+    seed: int,
 ) -> list[Group]:
-    """Give the first points of the groups of most inertia."""
+    """Give the first points of the groups of most inertia.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n_points, n_dims)
+    labels : ndarray of shape (n_points,)
+        The group of each point.
+    squared : ndarray of shape (n_points,)
+        Its squared distance from the center of its group.
+    weights : ndarray of shape (n_points,), optional
+        How often each point counts.
+    most : int
+        Points of a group: see `affordable`.
+    seed : int
+
+    Returns
+    -------
+    groups : list of Group
+    """
     energies = np.bincount(labels, squared if weights is None else squared * weights)
     widest = np.argsort(-energies, kind="stable")[:GROUPS]
     groups = []
     for group in widest[energies[widest] > 0]:
         some = np.flatnonzero(labels == group)[:most]
         theirs = None if weights is None else weights[some]
-        mean = np.average(points[some], axis=0, weights=theirs)
-        groups.append(Group(points[some] - mean.astype(points.dtype), theirs))
+        mean = np.average(points[some], axis=0, weights=theirs).astype(points.dtype)
+        groups.append(_seeded(points[some] - mean, theirs, len(some), seed))
     return groups
 
 
-def _tried(axes: Array, groups: list[Group], seed: int) -> float:
-    """Inertia about small clusters of groups that were found along axes."""
+def affordable(n_trained: int, n_clusters: int, *, many: bool) -> int:
+    """Tell how many points of a group are tried: a trial takes with their square.
+
+    Parameters
+    ----------
+    n_trained : int
+        Points that will be trained on.
+    n_clusters : int
+        Centers that each of them is compared with.
+    many : bool
+        Whether axes are many: more points tell then of smaller losses.
+    """
+    most = isqrt(n_trained * n_clusters)
+    return min(MOST_POINTS, 2 * most if many else most)
+
+
+def _seeded(points: Array, weights: Array | None, n_clusters: int, seed: int) -> Group:
+    n_clusters = min(n_clusters, 1 + len(points) // SIZE)
+    some, rng = slice(2 * n_clusters), np.random.default_rng([seed, 2])
+    theirs = None if weights is None else weights[some]
+    seeds = seed_kmeans_plusplus(points[some], n_clusters, 1, rng, theirs)
+    return Group(points, weights, seeds)
+
+
+def _tried(axes: Array, groups: list[Group]) -> float:
+    """Inertia about clusters of groups that were found along axes."""
     total = 0.0
-    for points, weights in groups:
-        seeds = _seeds(points, weights, seed)
-        labels = _labels(axes, points, weights, seeds)
-        centers, _ = means_of(points, labels, len(seeds), weights)
+    for group in groups:
+        points, weights, seeds = group
+        centers, _ = means_of(points, _labels(axes, group), len(seeds), weights)
         labels = kernels.assign(points, centers)
         total += kernels.inertia(points, centers, labels, weights)
     return total
 
 
-def _seeds(points: Array, weights: Array | None, seed: int) -> Array:
-    n_clusters = 1 + len(points) // SIZE
-    some, rng = slice(2 * n_clusters), np.random.default_rng([seed, 2])
-    theirs = None if weights is None else weights[some]
-    return seed_kmeans_plusplus(points[some], n_clusters, 1, rng, theirs)
-
-
-def _labels(axes: Array, points: Array, weights: Array | None, seeds: Array) -> Index:
+def _labels(axes: Array, group: Group) -> Index:
     """Label points by clusters trained along axes, or in all dimensions."""
-    along = bool(axes.size)
+    points, weights, seeds = group
+    along, rough = bool(axes.size), weights is None
     if along:
         points, seeds = (kernels.project(seen, axes) for seen in (points, seeds))
     state = State.start(seeds)
-    rough = weights is None
     for _ in range(PASSES):
         state = update(state, points, weights=weights, along=along, rough=rough)
     return state.labels

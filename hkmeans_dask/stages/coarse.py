@@ -24,6 +24,7 @@ from hkmeans_dask.kmeans.axes import (
     AXES_ROWS,
     FLAT,
     FLATTEST,
+    few_axes,
     pays,
     principal_axes,
     train_along,
@@ -32,7 +33,7 @@ from hkmeans_dask.kmeans.balance import balanced
 from hkmeans_dask.kmeans.hierarchy import FREE, label_coarse
 from hkmeans_dask.kmeans.minibatch import Schedule, most_batches
 from hkmeans_dask.kmeans.sums import sum_by_label
-from hkmeans_dask.kmeans.trial import axes_by_trial
+from hkmeans_dask.kmeans.trial import affordable, axes_by_trial, groups_of, whole
 from hkmeans_dask.runtime.blas import one_blas_thread
 from hkmeans_dask.runtime.progress import batches
 from hkmeans_dask.runtime.tasks import task
@@ -139,9 +140,7 @@ def _train(
     n_big = min(n_big, len(points))
     axes = ALL_DIMENSIONS
     if init is None:
-        what = (n_big, len(points), schedule, weights)
-        flattest = FLATTEST if beyond else FLAT
-        axes = principal_axes(points, *what, flattest=flattest)
+        axes = _axes(points, n_big, schedule, seed, weights, beyond=beyond)
     rng = np.random.default_rng([seed, 0])
     if not beyond:
         schedule = schedule._replace(tolerance=TOLERANCE)
@@ -173,6 +172,29 @@ def _train(
     )
 
 
+def _axes(
+    points: Array,
+    n_big: int,
+    schedule: Schedule,
+    seed: int,
+    weights: Array | None,
+    *,
+    beyond: bool,
+) -> Array:
+    """Find the axes along which big clusters are trained; see `kmeans.axes`.
+
+    They are a beginning where passes over all small clusters follow: not tried then.
+    """
+    what, flattest = (
+        (n_big, len(points), schedule, weights),
+        FLATTEST if beyond else FLAT,
+    )
+    axes = principal_axes(points, *what, flattest=flattest)
+    if not axes.size or beyond:
+        return axes
+    return axes_by_trial(axes, axes.shape[1], [whole(points, weights, n_big, seed)])
+
+
 def _axes_within(
     points: Array,
     centers: Array,
@@ -184,10 +206,7 @@ def _axes_within(
     *,
     beyond: bool,
 ) -> Array:
-    """Find the axes of points as seen from their big centers; see `kmeans.axes`.
-
-    They are a beginning where passes over all small clusters follow: not tried then.
-    """
+    """Find the axes of points as seen from their big centers, like `_axes`."""
     if not pays(points, *trained):
         return ALL_DIMENSIONS  # before anything is copied
     seen = centers[labels[:AXES_ROWS]] - points[:AXES_ROWS]
@@ -195,7 +214,11 @@ def _axes_within(
     axes = principal_axes(*what, flattest=FLATTEST, all_if_flat=not beyond)
     if not axes.size or beyond:
         return axes
-    return axes_by_trial(axes, points, labels, squared, trained[:2], seed, weights)
+    n_big, n_trained, _ = trained
+    n_few = few_axes(points.shape[1], n_big)
+    most = affordable(n_trained, n_big, many=axes.shape[1] > n_few)
+    groups = groups_of(points, labels, squared, weights, most, seed)
+    return axes_by_trial(axes, n_few, groups)
 
 
 def _mean(points: Array, weights: Array | None) -> Array:

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from hkmeans_dask.kmeans import kernels
+from hkmeans_dask import HierarchicalKMeans
+from hkmeans_dask.kmeans import axes, kernels
 from hkmeans_dask.kmeans.axes import ALL_DIMENSIONS, few_axes
-from hkmeans_dask.kmeans.trial import axes_by_trial
+from hkmeans_dask.kmeans.trial import affordable, axes_by_trial, groups_of, whole
 from tests.strategies import FLOATS
 
 N_DIMS, N_BIG = 160, 10
@@ -19,8 +20,10 @@ def taken(n_axes, points, labels, weights=None, n_trained=10**6):
     for group in np.unique(labels):
         centers[group] = points[labels == group].mean(axis=0)
     squared = kernels.squared_distances(points, centers, labels)
-    along, trained = np.eye(N_DIMS, n_axes, dtype=points.dtype), (N_BIG, n_trained)
-    axes = axes_by_trial(along, points, labels, squared, trained, 0, weights)
+    along = np.eye(N_DIMS, n_axes, dtype=points.dtype)
+    most = affordable(n_trained, N_BIG, many=n_axes > FEW)
+    groups = groups_of(points, labels, squared, weights, most, seed=0)
+    axes = axes_by_trial(along, FEW, groups)
     expected = along[:, : axes.shape[1]] if axes.size else ALL_DIMENSIONS
     assert np.array_equal(axes, expected)
     return axes.shape[1]
@@ -89,3 +92,33 @@ def test_points_of_weight_are_those_that_count():
 def test_groups_that_are_one_point_or_not_there_cost_nothing(labels):
     points, labels = np.ones((len(labels), N_DIMS), np.float32), np.array(labels)
     assert taken(MANY, points, labels) == FEW
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_big_clusters_are_tried_on_all_points(weighted):
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(3000, N_DIMS)) * np.repeat([3, 0.5], [30, 130])
+    along, weights = np.eye(N_DIMS, FEW), np.ones(3000) if weighted else None
+    assert axes_by_trial(along, FEW, [whole(points, weights, 14, 0)]).shape[1] == FEW
+    points += rng.normal(size=(30, N_DIMS))[rng.integers(30, size=3000)]
+    points[:, :30] -= points[:, :30].mean(axis=0)
+    groups = [whole(points, weights, 14, 0)]
+    assert len(groups[0].points) == 2048
+    assert not axes_by_trial(along, FEW, groups).size
+
+
+@pytest.mark.parametrize("kind", ["noise", "far groups"])
+def test_what_stands_out_does_not_hide_groups_in_a_fit(kind, monkeypatch):
+    """Noise of few dimensions from big clusters, and far groups from small ones."""
+    rng = np.random.default_rng(0)
+    small = rng.integers(15, size=6000)
+    big = small // 3 if kind == "noise" else rng.integers(10, size=6000)
+    across = np.arange(N_DIMS) >= 30
+    X = rng.normal(size=(6000, N_DIMS)) * np.where(across, 0.3, 3)
+    if kind == "far groups":
+        X *= 0.3
+        X += 4 * rng.normal(size=(10, N_DIMS))[big]
+    X += (rng.normal(size=(10, 15, N_DIMS)) * across)[big, small]
+    inertia = HierarchicalKMeans(150).fit(X).inertia_
+    monkeypatch.setattr(axes, "AXES_ROWS", 10**9)
+    assert inertia < 1.03 * HierarchicalKMeans(150).fit(X).inertia_
