@@ -30,6 +30,9 @@ MOST_POINTS = 2048
 SIZE = 16
 """Points of a cluster, on average."""
 
+FINER = 4
+"""Clusters that are looked for instead of one big one: what is in it has to show."""
+
 PASSES = 3
 """Passes over the points, after one that draws seeds."""
 
@@ -79,11 +82,26 @@ def axes_by_trial(axes: Array, n_few: int, groups: list[Group]) -> Array:
     return few if _tried(few, groups) <= gained else axes
 
 
-def whole(points: Array, weights: Array | None, n_clusters: int, seed: int) -> Group:
-    """Give the first points, about the origin, for that many clusters at most."""
-    some = slice(MOST_POINTS)
+def whole(
+    points: Array, weights: Array | None, n_big: int, n_trained: int, seed: int
+) -> Group:
+    """Give the first points, about the origin, for `FINER` times the big clusters.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n_points, n_dims)
+    weights : ndarray of shape (n_points,), optional
+    n_big, n_trained : int
+        Big clusters, and points that will be trained on.
+    seed : int
+
+    Returns
+    -------
+    group : Group
+    """
+    some = slice(affordable(n_trained, n_big, many=True))
     theirs = None if weights is None else weights[some]
-    return _seeded(points[some], theirs, n_clusters, seed)
+    return _seeded(points[some], theirs, FINER * n_big, seed)
 
 
 def groups_of(

@@ -192,7 +192,8 @@ def _axes(
     axes = principal_axes(points, *what, flattest=flattest)
     if not axes.size or beyond:
         return axes
-    return axes_by_trial(axes, axes.shape[1], [whole(points, weights, n_big, seed)])
+    group = whole(points, weights, n_big, len(points), seed)
+    return axes_by_trial(axes, axes.shape[1], [group])
 
 
 def _axes_within(
