@@ -181,16 +181,13 @@ def _axes(
     *,
     beyond: bool,
 ) -> Array:
-    """Find the axes along which big clusters are trained; see `kmeans.axes`.
-
-    They are a beginning where passes over all small clusters follow: not tried then.
-    """
+    """Find the axes along which big clusters are trained; see `kmeans.axes`."""
     what, flattest = (
         (n_big, len(points), schedule, weights),
         FLATTEST if beyond else FLAT,
     )
     axes = principal_axes(points, *what, flattest=flattest)
-    if not axes.size or beyond:
+    if not axes.size:
         return axes
     group = whole(points, weights, n_big, len(points), seed)
     return axes_by_trial(axes, axes.shape[1], [group])
@@ -213,7 +210,7 @@ def _axes_within(
     seen = centers[labels[:AXES_ROWS]] - points[:AXES_ROWS]
     what = (seen, *trained, weights)
     axes = principal_axes(*what, flattest=FLATTEST, all_if_flat=not beyond)
-    if not axes.size or beyond:
+    if not axes.size:
         return axes
     n_big, n_trained, _ = trained
     n_few = few_axes(points.shape[1], n_big)

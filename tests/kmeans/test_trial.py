@@ -114,8 +114,9 @@ def test_big_clusters_are_tried_on_all_points(n_groups, n_axes, weighted):
     assert axes_by_trial(along, FEW, [group]).shape[1] == n_axes
 
 
-def test_noise_does_not_hide_groups_in_a_fit(monkeypatch):
+@pytest.mark.parametrize("nested", [True, False])
+def test_noise_does_not_hide_groups_in_a_fit(nested, monkeypatch):
     X = noise_and_groups(6000, 30, np.random.default_rng(0))
-    inertia = HierarchicalKMeans(150).fit(X).inertia_
+    inertia = HierarchicalKMeans(150, nested=nested).fit(X).inertia_
     monkeypatch.setattr(axes, "AXES_ROWS", 10**9)
-    assert inertia < 1.01 * HierarchicalKMeans(150).fit(X).inertia_
+    assert inertia < 1.01 * HierarchicalKMeans(150, nested=nested).fit(X).inertia_
