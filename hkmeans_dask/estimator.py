@@ -84,7 +84,9 @@ class HierarchicalKMeans(
         batches grow from the larger of it and 32768 to all training rows of a (big)
         cluster, which measured better than small ones.
     n_init : int, default=10
-        Number of initialisations tried; the one of lowest inertia is run.
+        Candidates for each initial center, drawn as k-means++ draws one: that of lowest
+        inertia is taken (greedy k-means++). With `init="random"` initialisations, the
+        best of which is run.
     max_no_improvement : int or None, default=10
         Stop after so many batches without better inertia; None goes on until nothing
         changes, at most for 100 passes over the training rows, and never looks along

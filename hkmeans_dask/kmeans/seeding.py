@@ -27,18 +27,19 @@ def seed_kmeans_plusplus(
     rng: np.random.Generator,
     weights: Array | None = None,
 ) -> Array:
-    """Choose the best of `n_init` k-means++ initialisations.
+    """Choose initial centers by greedy k-means++.
 
-    All candidates grow together, one center each per step, so that their distances
-    come out of one matrix product instead of `n_init` matrix-vector products. The
-    potential left after the last step is the inertia of an initialisation: the lowest
-    one wins, without another look at the points.
+    At each step `n_init` candidates are drawn, as k-means++ draws one, and the one that
+    leaves the lowest potential becomes a center. That takes what `n_init` runs of plain
+    k-means++ would take, and where groups lie apart leaves less than the best of these:
+    in each of them some group gets no center, or two.
 
     Parameters
     ----------
     points : ndarray of shape (n_points, n_dims)
     n_clusters : int
     n_init : int
+        Candidates for each center; with 1 this is plain k-means++.
     rng : numpy.random.Generator
     weights : ndarray of shape (n_points,), optional
         All positive: how often each point counts.
@@ -50,30 +51,29 @@ def seed_kmeans_plusplus(
 
     References
     ----------
-    Arthur and Vassilvitskii, "k-means++: the advantages of careful seeding", 2007.
+    Arthur and Vassilvitskii, "k-means++: the advantages of careful seeding", 2007: also
+    the greedy one.
 
     Notes
     -----
     Memory: up to three copies of the points where they are small (`TILE_BYTES`), and
     a few (n_init, n_points) arrays.
     """
-    chosen = np.empty((n_clusters, n_init), np.int64)
-    n_runs = -(-len(points) // RUN)
-    potential = np.full((n_init, n_runs * RUN), np.inf, points.dtype)
+    n_columns = -(-len(points) // RUN) * RUN
+    chances = np.zeros((1, n_columns), points.dtype)
+    chances[:, : len(points)] = 1 if weights is None else weights
+    sums, potential = _run_sums(chances), np.full(n_columns, np.inf, points.dtype)
     distances = _distances_among(points, n_clusters * n_init, weights)
-    draws = rng.random((n_clusters, 2, n_init))
-    for step in range(n_clusters):
-        if step:
-            chosen[step] = _draw(potential, draws[step])
-        elif weights is None:
-            chosen[step] = (draws[step, 0] * len(points)).astype(np.int64)
-        else:
-            alike = np.zeros_like(potential)
-            alike[:, : len(points)] = weights
-            chosen[step] = _draw(alike, draws[step])
-        np.minimum(potential, distances(chosen[step]), out=potential)
-    best = potential.sum(axis=1, dtype=np.float64).argmin()
-    return points[chosen[:, best]]
+    chosen = np.empty(n_clusters, np.int64)
+    for step, draws in enumerate(rng.random((n_clusters, 2, n_init))):
+        candidates = _draw(chances[0], sums[0], draws)
+        chances = np.minimum(potential, distances(candidates))
+        sums = _run_sums(chances)
+        best = sums.sum(axis=1, dtype=np.float64).argmin(keepdims=True)
+        chosen[step] = candidates[best[0]]
+        chances, sums = chances[best], sums[best]
+        potential = chances[0]
+    return points[chosen]
 
 
 def _distances_among(
@@ -123,23 +123,27 @@ def _columns(points: Array, norms: Array, n_columns: int) -> Array:
     return columns
 
 
-def _draw(weights: Array, draws: Array) -> Index:
-    """Draw one column index per row of `weights`, proportionally to the weights.
+def _run_sums(values: Array) -> Array:
+    """Add up runs of columns; much faster than to cumulate them all."""
+    sums = np.dot(values.reshape(-1, RUN), np.ones(RUN, values.dtype))
+    return sums.reshape(len(values), -1)
 
-    First a run of columns is drawn, then a column in it: to add up the values of runs
-    is faster than to cumulate all. In a row of zeros that is the first column.
+
+def _draw(weights: Array, sums: Array, draws: Array) -> Index:
+    """Draw indices proportionally to the weights: first a run, then an index in it.
+
+    Where all weights are zeros that is the first one.
 
     Parameters
     ----------
-    weights : ndarray of shape (n_rows, n_runs * RUN)
-    draws : ndarray of shape (2, n_rows), float64
-        Uniform in [0, 1), for the runs and for the columns in them.
+    weights : ndarray of shape (n_runs * RUN,)
+    sums : ndarray of shape (n_runs,)
+        Of the runs.
+    draws : ndarray of shape (2, n_draws), float64
+        Uniform in [0, 1), for the runs and for the indices in them.
     """
-    runs = weights.reshape(len(weights), -1, RUN)
-    sums = np.dot(weights.reshape(-1, RUN), np.ones(RUN, weights.dtype))
-    chosen = _first_above(sums.reshape(runs.shape[:2]), draws[0])
-    rows = np.arange(len(weights))
-    return chosen * RUN + _first_above(runs[rows, chosen], draws[1])
+    chosen = _first_above(sums[None], draws[0])
+    return chosen * RUN + _first_above(weights.reshape(-1, RUN)[chosen], draws[1])
 
 
 def _first_above(weights: Array, draws: Array) -> Index:

@@ -55,6 +55,20 @@ def test_plusplus_seeds_one_center_in_each_far_blob(dtype):
     assert sorted(truth[nearest(centers, points)]) == list(range(30))
 
 
+def test_the_best_candidate_of_each_step_is_kept():
+    """Not of whole initialisations: each of these leaves out some of many groups."""
+    points, truth = blobs(60, 1500, 3, spread=2)
+
+    def n_seeded(n_init, entropy):
+        rng = np.random.default_rng(entropy)
+        centers = seeding.seed_kmeans_plusplus(points, 60, n_init, rng)
+        return len(set(truth[nearest(centers, points)]))
+
+    whole = [n_seeded(1, entropy) for entropy in range(20)]
+    greedy = [n_seeded(10, entropy) for entropy in range(5)]
+    assert max(whole) < min(greedy)
+
+
 @dtypes
 def test_plusplus_seeds_are_the_same_with_and_without_all_distances(monkeypatch, dtype):
     points = np.random.default_rng(0).integers(0, 50, (90, 3)).astype(dtype)
