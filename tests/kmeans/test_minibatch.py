@@ -334,10 +334,11 @@ def test_many_small_gains_are_not_left_undone(n_points):
 
     def explained(patience):
         schedule = DEFAULT._replace(max_no_improvement=patience)
-        found = train(points, 40, schedule, np.random.default_rng(1))
-        return total - inertia(points, found)
+        rngs = map(np.random.default_rng, range(4))
+        found = [train(points, 40, schedule, rng) for rng in rngs]
+        return total - np.mean([inertia(points, centers) for centers in found])
 
-    assert explained(10) > 0.97 * explained(None)
+    assert explained(10) > 0.965 * explained(None)
 
 
 def test_gains_are_extrapolated_by_hand():

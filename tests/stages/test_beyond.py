@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from hkmeans_dask import HierarchicalKMeans, fitting
 from hkmeans_dask.kmeans import beyond, minibatch, sampling
 from hkmeans_dask.stages import beyond as stage
-from hkmeans_dask.stages import fine
+from hkmeans_dask.stages import coarse, fine
 from hkmeans_dask.workspace import rows as stored
 from tests.stages.test_refine import NOISE, Interrupted, after, lazy, lloyd, same
 from tests.strategies import nearest
@@ -49,7 +49,8 @@ def plain(monkeypatch):
 @pytest.mark.usefixtures("plain")
 def test_centers_are_those_of_lloyds_algorithm_on_the_training_rows(monkeypatch):
     monkeypatch.setattr(stage, "TOLERANCE", 1e-3)
-    monkeypatch.setattr(fine, "TOLERANCE", minibatch.TOLERANCE)
+    for begun in (coarse, fine):  # with one patience, whatever follows
+        monkeypatch.setattr(begun, "TOLERANCE", minibatch.TOLERANCE)
     nested = HierarchicalKMeans(30, random_state=1).fit(MORE)
     expected, n_passes = relaxed(MORE, nested.cluster_centers_)
     model = HierarchicalKMeans(30, random_state=1, nested=False).fit(MORE)
