@@ -222,9 +222,9 @@ class HierarchicalKMeans(
     all samples at its end, where that pays: with 4096 rows or more in the training of
     big clusters (2000 for each), 128 to 1024 samples, Euclidean distances, no array as
     `init`, a limit `max_no_improvement`, and a spectrum of which at most a third of the
-    axes are above the mean (.45 of them with `nested=False` or `refine`). If these are
-    a third to .42, small clusters alone do so, along as many axes as a trial on some
-    rows tells to be enough.
+    axes are above the mean (.45 of them for small clusters, and with `nested=False` or
+    `refine`); and where clusters of some rows, found along the axes and in all
+    dimensions, tell that next to nothing is lost.
 
     References
     ----------

@@ -14,10 +14,11 @@ clusters, and those of the points as seen from their big clusters for all small 
 No axes are taken where they would not pay, or where training has to end at a fixed
 point in all dimensions.
 
-A spectrum does not tell what axes leave out, noise or groups: small clusters are tried
-along them first, see `trial`. Where it is flat all axes above the mean may be taken,
-not only few. Big clusters are trained in all dimensions then, as no small one mends
-what they do. Where passes over all small clusters follow, few axes do for a beginning.
+A spectrum does not tell what axes leave out, noise or groups: clusters of some points
+are tried along them first, see `trial`. Where it is flat small clusters may take all
+axes above the mean, not only few. Big ones are trained in all dimensions then, as no
+small one mends what they do. Where passes over all small clusters follow, few axes do
+for a beginning.
 
 References
 ----------
@@ -71,9 +72,9 @@ are many points they get fewer, as they take memory as well."""
 MOST_DIMS = 1024
 """Dimensions, at most: finding axes takes the third power of them."""
 
-PASSES = 64
-"""Passes over the training rows that finding axes may cost, at most: with its seeds
-training takes about as many."""
+PASSES = 24
+"""Passes over the training rows that finding axes may cost, at most. With its seeds
+training takes about 70, and a trial may take as long as finding axes."""
 
 DECOMPOSITION = 20
 """Operations of an eigenvalue decomposition, over the third power of dimensions."""

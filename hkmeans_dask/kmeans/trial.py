@@ -1,9 +1,11 @@
 """Trials of principal axes: clusters of some points, trained along them.
 
-From the same seeds, some passes are made in all dimensions and along the axes, and the
-inertia about the means, in all dimensions, of what was found is compared. What a trial
-takes grows with the square of its points: as many are taken as leave it a small part of
-training, but where they are few, noise hides small groups.
+Some passes are made in all dimensions and along the axes, and the inertia about the
+means, in all dimensions, of what was found is compared. Where axes are few, seeds are
+drawn along them as well, as training does. Many are taken only where next to nothing is
+lost: there the same seeds tell more. What a trial takes grows with the square of its
+points: as many are taken as leave it a part of training, but where they are few, noise
+hides small groups.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 GROUPS = 3
 """Groups of points, at most: those of most inertia, of which most can be lost."""
 
-MOST_POINTS = 2048
-"""Points of each of them, at most."""
+FEW_POINTS, MOST_POINTS = 512, 2048
+"""Points of each of them, at most: the more, the more training takes."""
 
 SIZE = 16
 """Points of a cluster, on average."""
@@ -33,8 +35,14 @@ SIZE = 16
 FINER = 4
 """Clusters that are looked for instead of one big one: what is in it has to show."""
 
+LEAST_POINTS = 2 * SIZE
+"""Points of each group, at least: fewer have no clusters to tell apart."""
+
+CANDIDATES = 3
+"""Candidates for each seed, where few axes are tried."""
+
 PASSES = 3
-"""Passes over the points, after one that draws seeds."""
+"""Passes over the points, after those that draw seeds."""
 
 LOSS_OF_FEW, LOSS_OF_MANY, GAIN_OF_FEW = 0.03, 0.005, 0.005
 """By how much more inertia a trial may leave along axes: few that stand out, which save
@@ -43,19 +51,19 @@ those that did not lost with more points."""
 
 
 class Group(NamedTuple):
-    """Points about their mean, on which axes are tried."""
+    """What axes are tried on."""
 
     points: Array
-    """(n_points, n_dims)."""
+    """(n_points, n_dims), about their mean or near it."""
 
     weights: Array | None
     """(n_points,), how often each of them counts."""
 
-    seeds: Array
-    """(n_clusters, n_dims), some of the points, from which clusters are trained."""
+    n_clusters: int
+    """Clusters that are looked for."""
 
 
-def axes_by_trial(axes: Array, n_few: int, groups: list[Group]) -> Array:
+def axes_by_trial(axes: Array, n_few: int, groups: list[Group], seed: int) -> Array:
     """Take these axes, or the first few, or none, as a trial tells.
 
     Parameters
@@ -65,43 +73,29 @@ def axes_by_trial(axes: Array, n_few: int, groups: list[Group]) -> Array:
         More than these are many.
     groups : list of Group
         See `whole` and `groups_of`.
+    seed : int
 
     Returns
     -------
     axes : ndarray of shape (n_dims, n_axes), or `ALL_DIMENSIONS`
     """
-    everywhere = _tried(ALL_DIMENSIONS, groups)
-    along = _tried(axes, groups)
-    loss = LOSS_OF_FEW if axes.shape[1] <= n_few else LOSS_OF_MANY
-    if along > (1 + loss) * everywhere:
+    many = axes.shape[1] > n_few
+    how = (groups, seed, many)
+    everywhere, along = _tried(ALL_DIMENSIONS, *how), _tried(axes, *how)
+    if along > (1 + (LOSS_OF_MANY if many else LOSS_OF_FEW)) * everywhere:
         return ALL_DIMENSIONS
     gained = (1 - GAIN_OF_FEW) * everywhere
-    if axes.shape[1] <= n_few or along > gained:
+    if not many or along > gained:
         return axes
     few = np.ascontiguousarray(axes[:, :n_few])
-    return few if _tried(few, groups) <= gained else axes
+    return few if _tried(few, *how) <= gained else axes
 
 
-def whole(
-    points: Array, weights: Array | None, n_big: int, n_trained: int, seed: int
-) -> Group:
-    """Give the first points, about the origin, for `FINER` times the big clusters.
-
-    Parameters
-    ----------
-    points : ndarray of shape (n_points, n_dims)
-    weights : ndarray of shape (n_points,), optional
-    n_big, n_trained : int
-        Big clusters, and points that will be trained on.
-    seed : int
-
-    Returns
-    -------
-    group : Group
-    """
-    some = slice(affordable(n_trained, n_big, many=True))
+def whole(points: Array, weights: Array | None, n_clusters: int, most: int) -> Group:
+    """Give the first points, which are about the origin, as a group."""
+    some = slice(most)
     theirs = None if weights is None else weights[some]
-    return _seeded(points[some], theirs, FINER * n_big, seed)
+    return _group(points[some], theirs, n_clusters)
 
 
 def groups_of(
@@ -110,7 +104,6 @@ def groups_of(
     squared: Array,
     weights: Array | None,
     most: int,
-    seed: int,
 ) -> list[Group]:
     """Give the first points of the groups of most inertia.
 
@@ -125,24 +118,24 @@ def groups_of(
         How often each point counts.
     most : int
         Points of a group: see `affordable`.
-    seed : int
 
     Returns
     -------
     groups : list of Group
     """
     energies = np.bincount(labels, squared if weights is None else squared * weights)
+    energies[np.bincount(labels) < LEAST_POINTS] = 0
     widest = np.argsort(-energies, kind="stable")[:GROUPS]
     groups = []
     for group in widest[energies[widest] > 0]:
         some = np.flatnonzero(labels == group)[:most]
         theirs = None if weights is None else weights[some]
         mean = np.average(points[some], axis=0, weights=theirs).astype(points.dtype)
-        groups.append(_seeded(points[some] - mean, theirs, len(some), seed))
+        groups.append(_group(points[some] - mean, theirs, len(some)))
     return groups
 
 
-def affordable(n_trained: int, n_clusters: int, *, many: bool) -> int:
+def affordable(n_trained: int, n_clusters: int, *, thorough: bool) -> int:
     """Tell how many points of a group are tried: a trial takes with their square.
 
     Parameters
@@ -151,39 +144,47 @@ def affordable(n_trained: int, n_clusters: int, *, many: bool) -> int:
         Points that will be trained on.
     n_clusters : int
         Centers that each of them is compared with.
-    many : bool
-        Whether axes are many: more points tell then of smaller losses.
+    thorough : bool
+        Whether twice as many are tried, that smaller losses and groups show.
     """
     most = isqrt(n_trained * n_clusters)
-    return min(MOST_POINTS, 2 * most if many else most)
+    return min(MOST_POINTS, max(FEW_POINTS, 2 * most if thorough else most))
 
 
-def _seeded(points: Array, weights: Array | None, n_clusters: int, seed: int) -> Group:
-    n_clusters = min(n_clusters, 1 + len(points) // SIZE)
-    some, rng = slice(2 * n_clusters), np.random.default_rng([seed, 2])
-    theirs = None if weights is None else weights[some]
-    seeds = seed_kmeans_plusplus(points[some], n_clusters, 1, rng, theirs)
-    return Group(points, weights, seeds)
+def _group(points: Array, weights: Array | None, n_clusters: int) -> Group:
+    return Group(points, weights, min(n_clusters, 1 + len(points) // SIZE))
 
 
-def _tried(axes: Array, groups: list[Group]) -> float:
+def _tried(axes: Array, groups: list[Group], seed: int, alike: bool) -> float:
     """Inertia about clusters of groups that were found along axes."""
-    total = 0.0
+    total, rng = 0.0, np.random.default_rng([seed, 2])
     for group in groups:
-        points, weights, seeds = group
-        centers, _ = means_of(points, _labels(axes, group), len(seeds), weights)
+        points, weights, n_clusters = group
+        labels = _labels(axes, group, rng, alike)
+        centers, _ = means_of(points, labels, n_clusters, weights)
         labels = kernels.assign(points, centers)
         total += kernels.inertia(points, centers, labels, weights)
     return total
 
 
-def _labels(axes: Array, group: Group) -> Index:
-    """Label points by clusters trained along axes, or in all dimensions."""
-    points, weights, seeds = group
+def _labels(axes: Array, group: Group, rng: np.random.Generator, alike: bool) -> Index:
+    """Label points by clusters trained along axes, or in all dimensions.
+
+    Seeds are those of all dimensions if they are to be alike; as training draws them
+    they may miss what does not show along the axes.
+    """
+    points, weights, n_clusters = group
     along, rough = bool(axes.size), weights is None
-    if along:
-        points, seeds = (kernels.project(seen, axes) for seen in (points, seeds))
+    seen = kernels.project(points, axes) if along else points
+    if alike:
+        some = slice(2 * n_clusters)
+        theirs = None if weights is None else weights[some]
+        seeds = seed_kmeans_plusplus(points[some], n_clusters, 1, rng, theirs)
+        seeds = kernels.project(seeds, axes) if along else seeds
+    else:
+        how = (n_clusters, CANDIDATES, rng, weights)
+        seeds = seed_kmeans_plusplus(seen, *how)
     state = State.start(seeds)
     for _ in range(PASSES):
-        state = update(state, points, weights=weights, along=along, rough=rough)
+        state = update(state, seen, weights=weights, along=along, rough=rough)
     return state.labels

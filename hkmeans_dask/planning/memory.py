@@ -31,7 +31,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from hkmeans_dask.kmeans import axes
+from hkmeans_dask.kmeans import axes, trial
 from hkmeans_dask.kmeans.balance import NEAREST, points_needed
 from hkmeans_dask.kmeans.beyond import are_held, coordinate_bytes
 from hkmeans_dask.kmeans.kernels import TILE_BYTES, tile_height
@@ -292,6 +292,7 @@ def _coarse(sizes: Sizes) -> int:
     if axes.may_help(sizes.n_rows, sizes.n_samples, sizes.n_big):
         found = axes.AXES_ROWS * sizes.row * (1 + sizes.weighted)
         found += 5 * LABEL * sizes.n_samples**2
+        found = max(found, (trial.GROUPS + 1) * trial.MOST_POINTS * sizes.row)
     return gathered + max(from_part, found, training_along(rows, sizes.n_big, sizes))
 
 

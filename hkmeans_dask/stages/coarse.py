@@ -33,7 +33,7 @@ from hkmeans_dask.kmeans.balance import balanced
 from hkmeans_dask.kmeans.hierarchy import FREE, label_coarse
 from hkmeans_dask.kmeans.minibatch import Schedule, most_batches
 from hkmeans_dask.kmeans.sums import sum_by_label
-from hkmeans_dask.kmeans.trial import affordable, axes_by_trial, groups_of, whole
+from hkmeans_dask.kmeans.trial import FINER, affordable, axes_by_trial, groups_of, whole
 from hkmeans_dask.runtime.blas import one_blas_thread
 from hkmeans_dask.runtime.progress import batches
 from hkmeans_dask.runtime.tasks import task
@@ -182,15 +182,14 @@ def _axes(
     beyond: bool,
 ) -> Array:
     """Find the axes along which big clusters are trained; see `kmeans.axes`."""
-    what, flattest = (
-        (n_big, len(points), schedule, weights),
-        FLATTEST if beyond else FLAT,
-    )
-    axes = principal_axes(points, *what, flattest=flattest)
+    what = (n_big, len(points), schedule, weights)
+    axes = principal_axes(points, *what, flattest=FLATTEST if beyond else FLAT)
     if not axes.size:
         return axes
-    group = whole(points, weights, n_big, len(points), seed)
-    return axes_by_trial(axes, axes.shape[1], [group])
+    n_clusters = n_big**2 if beyond else FINER * n_big
+    most = affordable(len(points), n_big, thorough=beyond)
+    group = whole(points, weights, n_clusters, most)
+    return axes_by_trial(axes, axes.shape[1], [group], seed)
 
 
 def _axes_within(
@@ -208,15 +207,19 @@ def _axes_within(
     if not pays(points, *trained):
         return ALL_DIMENSIONS  # before anything is copied
     seen = centers[labels[:AXES_ROWS]] - points[:AXES_ROWS]
-    what = (seen, *trained, weights)
-    axes = principal_axes(*what, flattest=FLATTEST, all_if_flat=not beyond)
+    what, many = (*trained, weights), not beyond
+    axes = principal_axes(seen, *what, flattest=FLATTEST, all_if_flat=many)
+    del seen
     if not axes.size:
         return axes
     n_big, n_trained, _ = trained
     n_few = few_axes(points.shape[1], n_big)
-    most = affordable(n_trained, n_big, many=axes.shape[1] > n_few)
-    groups = groups_of(points, labels, squared, weights, most, seed)
-    return axes_by_trial(axes, n_few, groups)
+    most = affordable(n_trained, n_big, thorough=beyond or axes.shape[1] > n_few)
+    if beyond:
+        groups = [whole(points, weights, n_big**2, most)]
+    else:
+        groups = groups_of(points, labels, squared, weights, most)
+    return axes_by_trial(axes, n_few, groups, seed)
 
 
 def _mean(points: Array, weights: Array | None) -> Array:

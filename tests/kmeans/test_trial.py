@@ -21,9 +21,9 @@ def taken(n_axes, points, labels, weights=None, n_trained=10**6):
         centers[group] = points[labels == group].mean(axis=0)
     squared = kernels.squared_distances(points, centers, labels)
     along = np.eye(N_DIMS, n_axes, dtype=points.dtype)
-    most = affordable(n_trained, N_BIG, many=n_axes > FEW)
-    groups = groups_of(points, labels, squared, weights, most, seed=0)
-    axes = axes_by_trial(along, FEW, groups)
+    most = affordable(n_trained, N_BIG, thorough=n_axes > FEW)
+    groups = groups_of(points, labels, squared, weights, most)
+    axes = axes_by_trial(along, FEW, groups, 0)
     expected = along[:, : axes.shape[1]] if axes.size else ALL_DIMENSIONS
     assert np.array_equal(axes, expected)
     return axes.shape[1]
@@ -62,9 +62,8 @@ def test_groups_that_few_points_do_not_show_are_not_lost():
     points = 0.3 * rng.normal(size=(4096, N_DIMS)) * np.linspace(1.5, 0.3, N_DIMS)
     where = (N_DIMS * rng.beta(1, 3, size=len(points))).astype(int)
     points[np.arange(len(points)), where] += 3 * rng.lognormal(0, 0.5, len(points))
-    labels = np.zeros(len(points), np.int64)
-    assert taken(MANY, points, labels) == 0
-    assert taken(MANY, points, labels, n_trained=1000) > 0  # 2 sqrt(1000 * 10) points
+    assert taken(MANY, points, np.zeros(len(points), np.int64)) == 0
+    assert taken(MANY, points, np.arange(len(points)) // 200) > 0
 
 
 def test_groups_of_most_inertia_decide():
@@ -108,10 +107,10 @@ def test_big_clusters_are_tried_on_all_points(n_groups, n_axes, weighted):
     points = noise_and_groups(3000, n_groups, np.random.default_rng(0))
     points -= points.mean(axis=0)
     weights, along = np.ones(3000) if weighted else None, np.eye(N_DIMS, FEW)
-    group = whole(points, weights, 10, 3000, seed=0)
-    assert group.points.shape == (346, N_DIMS)  # 2 sqrt(3000 * 10)
-    assert len(group.seeds) == 22  # 16 points each; not 40, as these are few
-    assert axes_by_trial(along, FEW, [group]).shape[1] == n_axes
+    group = whole(points, weights, 4 * N_BIG, most=500)
+    assert group.points.shape == (500, N_DIMS)
+    assert group.n_clusters == 32  # of 16 points each; not 40, as these are few
+    assert axes_by_trial(along, FEW, [group], 0).shape[1] == n_axes
 
 
 @pytest.mark.parametrize("nested", [True, False])
@@ -120,3 +119,35 @@ def test_noise_does_not_hide_groups_in_a_fit(nested, monkeypatch):
     inertia = HierarchicalKMeans(150, nested=nested).fit(X).inertia_
     monkeypatch.setattr(axes, "AXES_ROWS", 10**9)
     assert inertia < 1.01 * HierarchicalKMeans(150, nested=nested).fit(X).inertia_
+
+
+def test_groups_without_borders_are_tried_as_one():
+    """What only all clusters together can tell apart, big ones by far cannot."""
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(size=(8000, 30)), np.zeros((8000, 130))], axis=1)
+    X[:, 30:] = (rng.normal(size=(200, 130)) / 2)[rng.integers(200, size=8000)]
+    X += 0.1 * rng.normal(size=X.shape)
+    fits = []
+    for rows in (axes.AXES_ROWS, 10**9):
+        with pytest.MonkeyPatch.context() as changed:
+            changed.setattr(axes, "AXES_ROWS", rows)
+            fits.append(HierarchicalKMeans(250, nested=False).fit(X).inertia_)
+    assert fits[0] < 1.03 * fits[1]
+
+
+def test_tiny_groups_do_not_decide():
+    """Far ones have most of the inertia, but no clusters to find."""
+    rng = np.random.default_rng(0)
+    points, labels = in_groups("none", rng)
+    far = 1000 * rng.normal(size=(30, N_DIMS))
+    labels = np.concatenate([labels, 3 + np.arange(30) % 3])
+    assert taken(FEW, np.concatenate([points, far]), labels) == 0
+
+
+@pytest.mark.parametrize(
+    ("n_trained", "n_big", "few", "many"),
+    [(4096, 8, 512, 512), (20_000, 22, 663, 1326), (10**6, 100, 2048, 2048)],
+)
+def test_the_more_training_takes_the_more_points_are_tried(n_trained, n_big, few, many):
+    assert affordable(n_trained, n_big, thorough=False) == few
+    assert affordable(n_trained, n_big, thorough=True) == many
