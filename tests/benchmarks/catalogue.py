@@ -102,6 +102,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
         f"beyond_{n_rows}": {"nested": False, "max_features_per_cluster": n_rows}
         for n_rows in ROWS_KEPT
     },
+    "beyond_72_init_5": {
+        "nested": False,
+        "max_features_per_cluster": 72,
+        "n_init": 5,
+    },
     "refine_3": {"refine": 3},
     "inertia_beyond": {"allocation": "inertia", "nested": False},
     "inertia_refine_1": {"allocation": "inertia", "refine": 1},
