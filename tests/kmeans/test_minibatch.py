@@ -338,7 +338,7 @@ def test_many_small_gains_are_not_left_undone(n_points):
         found = [train(points, 40, schedule, rng) for rng in rngs]
         return total - np.mean([inertia(points, centers) for centers in found])
 
-    assert explained(10) > 0.965 * explained(None)
+    assert explained(10) > 0.97 * explained(None)
 
 
 def test_gains_are_extrapolated_by_hand():
