@@ -38,7 +38,14 @@ TOGETHER_BYTES = 32 * 2**20
 """Bytes of rows of one group that are read at once from several files, at most."""
 
 COARSE_ROWS = 2000
-"""Rows per big cluster that the coarse stage trains on."""
+"""Rows per big cluster that the coarse stage trains on, while these are few."""
+
+COARSE_ROWS_IN_ALL = 2**16
+"""Rows of all big clusters that are enough, with `LEAST_COARSE_ROWS` of each: where big
+clusters are many, it matters less to small ones where exactly each ends."""
+
+LEAST_COARSE_ROWS = 512
+"""Rows per big cluster, however many these are."""
 
 BEGINNING_ROWS = 1024
 """The same where features look beyond their big cluster, which is but a beginning."""
@@ -314,6 +321,7 @@ def coarse_rows(n_big: int, row_bytes: int, *, beyond: bool = False) -> int:
     """Rows that the coarse stage gathers, if there are as many."""
     fitting = max(1, n_big, COARSE_BYTES // max(1, row_bytes))
     wanted = (BEGINNING_ROWS if beyond else COARSE_ROWS) * n_big
+    wanted = min(wanted, max(COARSE_ROWS_IN_ALL, LEAST_COARSE_ROWS * n_big))
     return min(max(OFFSET_ROWS, wanted), fitting)
 
 

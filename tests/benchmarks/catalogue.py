@@ -186,6 +186,7 @@ REAL = {
 }
 PHOTOGRAPHS = Data("photographs.zarr", data.patches_zarr, as_dask=True)
 BLOBS = Data("blobs.zarr", data.blobs_zarr)
+BLOBS_HALF = Data("blobs_half.zarr", partial(data.blobs_zarr, n_features=4_000_000))
 BLOBS_X4 = Data(
     "blobs_x4.zarr", partial(data.blobs_zarr, n_features=32_000_000), keep=False
 )
@@ -213,6 +214,7 @@ SMALL: dict[Data, Callable[[Path], None]] = {
     },
     PHOTOGRAPHS: partial(data.patches_zarr, stride=12, chunk_rows=500),
     BLOBS: partial(data.blobs_zarr, n_features=4000, n_samples=8, chunk_rows=500),
+    BLOBS_HALF: partial(data.blobs_zarr, n_features=2000, n_samples=8, chunk_rows=500),
     BLOBS_X4: partial(data.blobs_zarr, n_features=8000, n_samples=8, chunk_rows=500),
     WIDE: partial(data.blobs_zarr, n_features=1000, n_samples=200, chunk_rows=100),
     SKEW: partial(
@@ -284,6 +286,9 @@ BENCHMARKS = {
     "blobs_workers": _out_of_core(BLOBS, 1024, n_workers=2),
     "blobs_16384": _out_of_core(BLOBS, 16_384),
     "blobs_16384_workers": _out_of_core(BLOBS, 16_384, n_workers=2),
+    "blobs_half_16384_workers": replace(
+        _out_of_core(BLOBS_HALF, 16_384, n_workers=2), on_request=True
+    ),
     "blobs_x4": replace(_out_of_core(BLOBS_X4, 1024), on_request=True),
     "blobs_x4_workers": replace(_out_of_core(BLOBS_X4, 1024, 2), on_request=True),
     "wide": _out_of_core(WIDE, 500, n_workers=2),

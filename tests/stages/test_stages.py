@@ -31,7 +31,7 @@ from hkmeans_dask.workspace import rows as rows_module
 from hkmeans_dask.workspace import spread
 from hkmeans_dask.workspace.files import InMemory, OnDisk
 from hkmeans_dask.workspace.records import Coarse
-from hkmeans_dask.workspace.rows import Rows, gather
+from hkmeans_dask.workspace.rows import Rows, coarse_rows, gather
 from tests.strategies import FLOATS, blobs, cuts, n_distinct, nearest, quick, unread
 
 SCHEDULE = Schedule("k-means++", 1000, 10, 10)
@@ -254,6 +254,25 @@ def test_the_lowest_bad_feature_of_all_blocks_is_named(new, bad, heights, lazy, 
 
 
 # coarse
+
+
+@pytest.mark.parametrize(
+    ("n_big", "row_bytes", "beyond", "n_rows"),
+    [
+        (1, 4, False, 2048),  # as many as the offset needs
+        (32, 4, False, 64_000),  # 2000 each
+        (100, 4, False, 2**16),  # in all
+        (1000, 4, False, 512_000),  # 512 each
+        (10, 4, True, 10_240),  # 1024 each
+        (100, 4, True, 2**16),
+        (3, 2**20, False, 160),  # what fits
+        (1000, 2**20, False, 1000),  # one each
+    ],
+)
+def test_big_clusters_are_trained_on_fewer_rows_each_where_they_are_many(
+    n_big, row_bytes, beyond, n_rows
+):
+    assert coarse_rows(n_big, row_bytes, beyond=beyond) == n_rows
 
 
 @dtypes
