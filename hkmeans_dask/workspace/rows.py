@@ -48,7 +48,8 @@ LEAST_COARSE_ROWS = 512
 """Rows per big cluster, however many these are."""
 
 BEGINNING_ROWS = 1024
-"""The same where features look beyond their big cluster, which is but a beginning."""
+"""Instead of `COARSE_ROWS`, where big clusters are but a beginning, as features look
+beyond them."""
 
 COARSE_BYTES = 160 * 2**20
 """Bytes of them, at most, while they are one a big cluster."""
