@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 COORDINATE_BYTES = 128 * 2**20
 """Bytes of coordinates that are held between passes, at most."""
 
+ROWS_TOGETHER = 16 * 2**20
+"""Bytes of rows that are labelled at once where all are, about."""
+
+TRIED_ROWS = 2048
+"""Rows on which is tried how many axes do, at most."""
+
 EXCESS = 1e-2
 """By how much more inertia than in all dimensions axes are refused."""
 

@@ -33,7 +33,12 @@ from typing import NamedTuple
 
 from hkmeans_dask.kmeans import axes, trial
 from hkmeans_dask.kmeans.balance import NEAREST, points_needed
-from hkmeans_dask.kmeans.beyond import are_held, coordinate_bytes
+from hkmeans_dask.kmeans.beyond import (
+    ROWS_TOGETHER,
+    TRIED_ROWS,
+    are_held,
+    coordinate_bytes,
+)
 from hkmeans_dask.kmeans.kernels import TILE_BYTES, tile_height
 from hkmeans_dask.kmeans.minibatch import FEW_MOVED
 from hkmeans_dask.kmeans.origins import PAD_ORIGINS, PAIRS
@@ -44,8 +49,6 @@ from hkmeans_dask.planning.sizes import LABEL, Sizes
 from hkmeans_dask.workspace.rows import (
     PARTITION_BYTES,
     PIECE_BYTES,
-    ROWS_TOGETHER,
-    TRIED_ROWS,
     coarse_rows,
     even_rows,
 )

@@ -30,6 +30,8 @@ import numpy as np
 from hkmeans_dask.kmeans import kernels, pruning
 from hkmeans_dask.kmeans.axes import ALL_DIMENSIONS, DECOMPOSITION, MOST_DIMS
 from hkmeans_dask.kmeans.beyond import (
+    ROWS_TOGETHER,
+    TRIED_ROWS,
     State,
     are_held,
     fewest_axes,
@@ -46,13 +48,7 @@ from hkmeans_dask.runtime.blas import one_blas_thread
 from hkmeans_dask.runtime.tasks import task, tasks
 from hkmeans_dask.workspace.passes import as_arrays, pass_over
 from hkmeans_dask.workspace.records import read
-from hkmeans_dask.workspace.rows import (
-    ROWS_TOGETHER,
-    TRIED_ROWS,
-    gather,
-    row_bytes,
-    split_weights,
-)
+from hkmeans_dask.workspace.rows import gather, row_bytes, split_weights
 from hkmeans_dask.workspace.spread import heads
 
 if TYPE_CHECKING:

@@ -37,31 +37,21 @@ PARTITION_BYTES = 128 * 2**20
 TOGETHER_BYTES = 32 * 2**20
 """Bytes of rows of one group that are read at once from several files, at most."""
 
-COARSE_ROWS = 2000
-"""Rows per big cluster that the coarse stage trains on, while these are few."""
+COARSE_ROWS, LEAST_COARSE_ROWS = 2000, 512
+"""Rows per big cluster that the coarse stage trains on, where they are few, or many."""
 
-COARSE_ROWS_IN_ALL = 2**16
-"""Rows of all big clusters that are enough, with `LEAST_COARSE_ROWS` of each: where big
-clusters are many, it matters less to small ones where exactly each ends."""
-
-LEAST_COARSE_ROWS = 512
-"""Rows per big cluster, however many these are."""
+ENOUGH_COARSE_ROWS = 2**16
+"""Rows of all big clusters that are enough, if they are not too few each: where these
+are many, it matters less to small clusters where exactly each ends."""
 
 BEGINNING_ROWS = 1024
-"""Instead of `COARSE_ROWS`, where big clusters are but a beginning, as features look
-beyond them."""
+"""`COARSE_ROWS` where features look beyond big clusters, which are but a beginning."""
 
 COARSE_BYTES = 160 * 2**20
 """Bytes of them, at most, while they are one a big cluster."""
 
 OFFSET_ROWS = 2048
 """Rows whose mean is the offset."""
-
-ROWS_TOGETHER = 16 * 2**20
-"""Bytes of them that are labelled at once where all are, about."""
-
-TRIED_ROWS = 2048
-"""Rows on which is tried how many axes do, at most."""
 
 MOVED_ROWS = 1024
 """Rows that move at once where weights are split off."""
@@ -322,8 +312,8 @@ def coarse_rows(n_big: int, row_bytes: int, *, beyond: bool = False) -> int:
     """Rows that the coarse stage gathers, if there are as many."""
     fitting = max(1, n_big, COARSE_BYTES // max(1, row_bytes))
     wanted = (BEGINNING_ROWS if beyond else COARSE_ROWS) * n_big
-    wanted = min(wanted, max(COARSE_ROWS_IN_ALL, LEAST_COARSE_ROWS * n_big))
-    return min(max(OFFSET_ROWS, wanted), fitting)
+    enough = max(ENOUGH_COARSE_ROWS, LEAST_COARSE_ROWS * n_big)
+    return min(max(OFFSET_ROWS, min(wanted, enough)), fitting)
 
 
 def even_rows(n_wanted: int, n_clusters: int, row_bytes: int) -> int:
