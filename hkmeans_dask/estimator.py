@@ -88,7 +88,8 @@ class HierarchicalKMeans(
         inertia is taken (greedy k-means++). With `init="random"` initialisations, the
         best of which is run.
     max_no_improvement : int or None, default=10
-        Stop after so many batches without better inertia; None goes on until nothing
+        Stop after so many batches that left little to gain (a pass over all training
+        rows counts as those in it, or five if more); None goes on until nothing
         changes, at most for 100 passes over the training rows, and never looks along
         principal axes (see Notes).
     verbose : int, default=0

@@ -19,6 +19,9 @@ MOST_AMONG = 4096
 RUN = 50
 """Columns that are added up before one is drawn."""
 
+PAD_ROWS = 4
+"""The height of a product with candidates is a multiple of this: others are slow."""
+
 
 def seed_kmeans_plusplus(
     points: Array,
@@ -101,7 +104,10 @@ def _distances_among(
             found[:, :n_points] += norms
             found[:, :n_points] += norms[picked, None]
         else:
-            found = np.dot(rows[picked], columns)
+            height = -(-len(picked) // PAD_ROWS) * PAD_ROWS
+            taken = np.zeros((height, rows.shape[1]), rows.dtype)
+            taken[: len(picked)] = rows[picked]
+            found = np.dot(taken, columns)[: len(picked)]
         np.maximum(found, 0, out=found)
         found[np.arange(len(picked)), picked] = 0
         if weights is not None:

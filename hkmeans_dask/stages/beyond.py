@@ -2,8 +2,7 @@
 
 The small clusters of different big ones meet at the borders of these; k-means over all
 of them at once moves centers there. Passes are as in `minibatch`: over nested shares of
-the rows, then over all of them, each center moved further than to its mean; they end
-when little is left to gain::
+the rows, then over all of them, with momentum; they end when little is left to gain::
 
     model -> axes -> 1/4 of the rows -> 1/2 -> all -> all ... -> model
                      label -> sums, counts -> merge -> move
@@ -41,7 +40,7 @@ from hkmeans_dask.kmeans.beyond import (
 from hkmeans_dask.kmeans.crew import tiles
 from hkmeans_dask.kmeans.even import Aside, charged, relearned
 from hkmeans_dask.kmeans.hierarchy import FREE, Hierarchy
-from hkmeans_dask.kmeans.minibatch import FURTHER, left_to_gain
+from hkmeans_dask.kmeans.minibatch import MOMENTUM, left_to_gain
 from hkmeans_dask.kmeans.moves import merge, say, to_means
 from hkmeans_dask.kmeans.pruning import NO_AXES
 from hkmeans_dask.runtime.blas import one_blas_thread
@@ -328,13 +327,13 @@ def _move(
     workspace: InMemory | OnDisk,
     name: str,
 ) -> Arrays:
-    """Move centers to the means of their rows, and look further ahead."""
+    """Move centers to the means of their rows, and on from there."""
     state = read(state)
     before, unit = State.of(state), bool(state["unit"])
     if share < 1:  # a center without rows may have some among the others
         found = found._replace(far=found.far.none())
     fine, outcome = to_means(found, before.ahead, unit)
-    steps = (fine - before.fine) * fine.dtype.type(FURTHER)
+    steps = (fine - before.fine) * fine.dtype.type(MOMENTUM)
     moved = found.clusters[found.counts > 0]
     ahead = fine.copy()
     ahead[moved] += steps[moved]

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = 5e-4
+TOLERANCE = 1e-3
 """Training ends where less than this fraction of the inertia is left to gain: patience
 costs little here, where no feature looks beyond the end of its big cluster."""
 

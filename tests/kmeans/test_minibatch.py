@@ -159,9 +159,9 @@ def test_as_many_clusters_as_points_puts_a_center_on_each(dtype):
 
 
 @dtypes
-@pytest.mark.parametrize("further", [0.8, 1.9])
-def test_without_a_limit_training_ends_at_a_fixed_point(dtype, further, monkeypatch):
-    monkeypatch.setattr(minibatch, "FURTHER", further)  # 1.9: most steps go too far
+@pytest.mark.parametrize("momentum", [0.8, 1.9])
+def test_without_a_limit_training_ends_at_a_fixed_point(dtype, momentum, monkeypatch):
+    monkeypatch.setattr(minibatch, "MOMENTUM", momentum)  # 1.9: most go too far
     monkeypatch.setattr(minibatch, "MAX_PASSES", 10_000)
     rng = np.random.default_rng(0)
     points = rng.normal(size=(600, 3)).astype(dtype)
@@ -169,6 +169,34 @@ def test_without_a_limit_training_ends_at_a_fixed_point(dtype, further, monkeypa
     centers = train(points, 12, schedule, rng)
     again = update(State.start(centers), points)
     assert_allclose(again.centers, centers, rtol=1e-5, atol=1e-6)
+
+
+@dtypes
+@pytest.mark.parametrize("n_passes", [1, 2, 3, 6])
+def test_centers_go_on_from_their_means_by_their_momentum(dtype, n_passes, monkeypatch):
+    monkeypatch.setattr(minibatch, "MAX_PASSES", n_passes)
+    points = np.random.default_rng(0).random((900, 4)).astype(dtype)
+    seeds = points[:8]
+    schedule = DEFAULT._replace(max_no_improvement=None)
+    found = train(points, 8, schedule, np.random.default_rng(0), seeds)
+    means, ahead = None, seeds
+    for _ in range(n_passes):
+        before, labels = means, nearest(points, ahead)
+        means = np.array([points[labels == label].mean(axis=0) for label in range(8)])
+        ahead = means if before is None else means + 0.8 * (means - before)
+    assert_allclose(found, means, rtol=1e-4)
+
+
+def test_the_second_idle_pass_is_the_last_however_few_the_points():
+    points = np.random.default_rng(0).random((900, 2))
+
+    def n_passes(patience):
+        watched = []
+        schedule = DEFAULT._replace(max_no_improvement=patience)
+        train(points, 5, schedule, np.random.default_rng(0), watch=watched.append)
+        return len(watched)
+
+    assert n_passes(1) == n_passes(5) < n_passes(6) == n_passes(10) < n_passes(11)
 
 
 def test_too_few_distinct_points_still_end():
@@ -342,7 +370,8 @@ def test_many_small_gains_are_not_left_undone(n_points):
 
 
 def test_gains_are_extrapolated_by_hand():
-    assert minibatch.left_to_gain(1.0, np.inf) == np.inf
+    assert minibatch.left_to_gain(np.inf, np.inf) == np.inf
+    assert minibatch.left_to_gain(3.0, np.inf) == 3.0  # 3/2 + 3/4 + ...
     assert minibatch.left_to_gain(1.0, 3.0) == pytest.approx(
         1 / 3 + 1 / 9 + 1 / 27, 0.04
     )

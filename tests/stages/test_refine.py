@@ -110,12 +110,18 @@ def test_passes_end_when_little_moves():
 
 
 def test_inertia_never_rises_from_pass_to_pass(compared):
-    inertias = [
-        HierarchicalKMeans(40, refine=refine).fit(NOISE).inertia_ for refine in range(5)
-    ]
+    inertias = np.array(
+        [
+            [
+                HierarchicalKMeans(40, refine=n, random_state=seed).fit(NOISE).inertia_
+                for n in range(5)
+            ]
+            for seed in range(8)
+        ]
+    )
     if compared == "all":
         assert (np.diff(inertias) <= 0).all()
-    assert inertias[4] < 0.995 * inertias[0]
+    assert inertias[:, 4].mean() < 0.99 * inertias[:, 0].mean()
 
 
 @pytest.mark.parametrize("kind", ["good", "poor", "equal"])
