@@ -347,10 +347,10 @@ def _repeated(centers: Array, prices: Array | None) -> Array:
     Or a later one of lower price. BLAS rounds by column: left to the scores, equal
     centers would share equal points.
     """
-    repeated = np.zeros(len(centers), bool)
-    _, same, counts = np.unique(centers[:, 0], return_inverse=True, return_counts=True)
-    if len(counts) == len(centers):
+    repeated, sorted_first = np.zeros(len(centers), bool), np.sort(centers[:, 0])
+    if not (sorted_first[1:] == sorted_first[:-1]).any():
         return repeated  # as nearly always, without a look at the rest
+    _, same, counts = np.unique(centers[:, 0], return_inverse=True, return_counts=True)
     order = np.arange(len(centers))
     if prices is not None:
         order = np.argsort(prices, kind="stable")

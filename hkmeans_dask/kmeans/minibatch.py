@@ -9,8 +9,7 @@ points, until a batch is all the points and stays so::
 
 `update` is a pure function ``(state, batch) -> state``, so a task that runs the chain
 may be retried or run twice. An update moves centers to the means of their points, as
-in nested mini-batch k-means; forgetting the older batches costs nothing because the
-newer one contains them.
+in nested mini-batch k-means; no older batch is forgotten, the newer one contains it.
 
 Full passes have momentum (Nesterov): each center goes on from its mean by ``MOMENTUM``
 of the way from its mean before, but for the first pass, which comes from seeds. Where
@@ -18,25 +17,21 @@ that does not lower the inertia the next pass starts from the best means themsel
 (O'Donoghue and Candes), so the chain still ends at a fixed point of plain k-means.
 
 Gains of passes fall like a geometric series, so two of them tell what is left to gain.
-Training ends when that is little, whatever a pass gained: on features of many equal
-directions (words, calcium imaging, noisy fMRI) each pass gains little, but many do.
+Training ends when that is little: on features of many equal directions (words, calcium
+imaging, noisy fMRI) each pass gains little, but many do.
 
-The first batch is never below ``FIRST_BATCH``: on image patches (1000 clusters, seven
-seeds) growing from a quarter of a partition's 8000 points left 0.3% more inertia than
-full passes from the start, and saved no time.
+The first batch is never below ``FIRST_BATCH``: on image patches growing from a quarter
+of a partition's 8000 points left more inertia, and saved no time.
 
-Long points without weights are added up in their own dtype, a tile at a time, which
-takes a third to two thirds of the time, unless they are so far from the origin that the
-inertia, what squared norms and sums differ by, would be lost. The centers that `train`
-returns are added up in float64.
+Long points without weights are added up in their own dtype, which takes a third to two
+thirds of the time, unless they are so far from the origin that the inertia would be
+lost, what squared norms and sums differ by. What `train` returns is of float64 sums.
 
 References
 ----------
 Newling and Fleuret, "Nested mini-batch k-means", NeurIPS 2016.
-Nesterov, "A method for solving a convex programming problem with rate of convergence
-O(1/k^2)", 1983.
-O'Donoghue and Candes, "Adaptive restart for accelerated gradient schemes", Foundations
-of Computational Mathematics 2015.
+Nesterov, "A method for ... convex programming ... with rate O(1/k^2)", 1983.
+O'Donoghue and Candes, "Adaptive restart for accelerated gradient schemes", 2015.
 """
 
 from __future__ import annotations
@@ -61,9 +56,8 @@ MAX_PASSES = 100
 """Full passes over the points, at most (scikit-learn's ``max_iter``)."""
 
 LEAST_BATCHES = 5
-"""A full pass counts as so many batches, at least: with a patience of ten, as usual,
-the second idle pass is the last one, however few the points. More of them took up to a
-seventh of the time of a fit for a thousandth of the inertia."""
+"""A full pass counts as so many batches, at least: with a patience of ten two idle ones
+are enough. More took up to a seventh of the time for a thousandth of the inertia."""
 
 TOLERANCE = 3e-3
 """Of small clusters."""
@@ -335,8 +329,8 @@ def left_to_gain(gain: float, last: float) -> float:
     gain : float
         By how much a pass lowered the inertia.
     last : float
-        The same of the pass before it; infinity where there was none: each gain then is
-        taken to be half of the last one.
+        The same of the pass before it; infinity where there was none: gains then are
+        taken to halve.
 
     Examples
     --------
@@ -364,9 +358,8 @@ def _full_passes(
     """Update on all points until `max_no_improvement` batches' worth was idle.
 
     A pass over all points counts as the batches that it holds, or `LEAST_BATCHES`, and
-    is idle where little is left to gain after it, unless it failed, going too far. The
-    inertia of a full pass needs no smoothing: the moving average that mini-batches need
-    has weight one.
+    is idle where little is left to gain after it, unless it failed, going too far. Its
+    inertia needs no smoothing: the moving average of mini-batches has weight one.
 
     The state of lowest inertia is given back; its centers are means of its labels, but
     for those that had no points, which were moved to one.
