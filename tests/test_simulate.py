@@ -3,7 +3,7 @@
 import pytest
 from click.testing import CliRunner
 
-from tests.benchmarks import overheads, simulate
+from tests.benchmarks import overheads, simulate, versions
 from tests.benchmarks.simulate import Simulated, told
 
 
@@ -43,3 +43,18 @@ def test_overheads_of_two_checkouts_are_shown_side_by_side(monkeypatch):
     assert header.count("|") == 2
     assert [line.split(" | ")[0] for line in lines] == names
     assert all(float(value) > 0 for line in lines for value in line.split(" | ")[1:])
+
+
+@pytest.mark.slow
+def test_fits_of_two_checkouts_are_compared(tmp_path):
+    where = [str(overheads.ROOT)] * 2 + ["words", "--small", "--cache", str(tmp_path)]
+    also = ["--seeds", "2", "--also", '{"nested": false}']
+    done = CliRunner().invoke(versions.main, where + also, catch_exceptions=False)
+    assert done.exit_code == 0
+    header, line = done.stdout.splitlines()
+    assert header.count(overheads.ROOT.name) == 3
+    name, old, new, beyond = line.split(" | ")
+    assert name == "words"
+    assert old.endswith("(1.00 / 1.000)")
+    assert new.endswith("/ 1.000)"), "the same labels"
+    assert 0 < float(beyond.split()[2]) < float(old.split()[2])
