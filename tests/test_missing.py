@@ -214,7 +214,7 @@ def test_inertia_is_that_of_a_fit_of_the_others(options, most):
     bad = (np.arange(40_000) // 3000 % 3 == 1) | (rng.random(40_000) < 0.2)
     options = options | {"max_features_per_cluster": most, "n_init": 3}
     ratios = []
-    for seed in range(4):
+    for seed in range(12):  # they differ by .4% from seed to seed
         alone = HierarchicalKMeans(50, random_state=seed, **options).fit(values[~bad])
         lazy = da.from_array(spoiled(bad, values), (3500, -1))
         model = excluding(50, random_state=seed, **options).fit(lazy)
