@@ -88,10 +88,10 @@ class HierarchicalKMeans(
         inertia is taken (greedy k-means++). With `init="random"` initialisations, the
         best of which is run.
     max_no_improvement : int or None, default=10
-        Stop after so many batches that left little to gain (a pass over all training
-        rows counts as those in it, or five if more); None goes on until nothing
-        changes, at most for 100 passes over the training rows, and never looks along
-        principal axes (see Notes).
+        Stop after so many batches that left little to gain: a pass over all training
+        rows of a cluster counts as the batches in it, but as five at least. None goes
+        on until nothing changes, at most for 100 passes over the training rows, and
+        never looks along principal axes (see Notes).
     verbose : int, default=0
         1 shows a bar per phase in a terminal and in Jupyter, elsewhere a line at its
         end (on stderr, unless logging is set up). 2 shows also what phases decided.

@@ -20,7 +20,8 @@ RUN = 50
 """Columns that are added up before one is drawn."""
 
 PAD_ROWS = 4
-"""The height of a product with candidates is a multiple of this: others are slow."""
+"""The height of a product with candidates is a multiple of this, unless there is one
+alone: others are slow."""
 
 
 def seed_kmeans_plusplus(
@@ -104,7 +105,7 @@ def _distances_among(
             found[:, :n_points] += norms
             found[:, :n_points] += norms[picked, None]
         else:
-            height = -(-len(picked) // PAD_ROWS) * PAD_ROWS
+            height = -(-len(picked) // PAD_ROWS) * PAD_ROWS if len(picked) > 1 else 1
             taken = np.zeros((height, rows.shape[1]), rows.dtype)
             taken[: len(picked)] = rows[picked]
             found = np.dot(taken, columns)[: len(picked)]

@@ -61,8 +61,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-3
-"""Training ends where less than this fraction of the inertia is left to gain: patience
-costs little here, where no feature looks beyond the end of its big cluster."""
+"""Training ends where less than this fraction of the inertia is left to gain: less than
+of small clusters, as no feature looks beyond the end of its big cluster."""
 
 SPREAD_ROWS = 2**14
 """Rows, those of lowest rank, that tell how far points are from their big clusters."""
