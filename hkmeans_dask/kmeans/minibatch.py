@@ -11,14 +11,14 @@ points, until a batch is all the points and stays so::
 may be retried or run twice. An update moves centers to the means of their points, as
 in nested mini-batch k-means; no older batch is forgotten, the newer one contains it.
 
-Full passes have momentum (Nesterov): each center goes on from its mean by ``MOMENTUM``
-of the way from its mean before, but for the first pass, which comes from seeds. Where
-that does not lower the inertia the next pass starts from the best means themselves
+Full passes have momentum (Nesterov): a center goes on from its mean by ``MOMENTUM`` of
+the way from its mean before, but for the first pass, which comes from seeds. Where that
+does not lower the inertia the next pass starts from the best means themselves
 (O'Donoghue and Candes), so the chain still ends at a fixed point of plain k-means.
 
-Gains of passes fall like a geometric series: two tell what is left to gain, after one it
-is taken that they halve. Training ends when that is little: on features of many equal
-directions (words, calcium imaging, noisy fMRI) each pass gains little, but many do.
+Gains of passes fall like a geometric series: two tell what is left to gain, after one
+it is taken that they halve. Training ends when that is little: on features of many
+equal directions (words, calcium imaging, noisy fMRI) passes gain little, but many do.
 
 The first batch is never below ``FIRST_BATCH``: on image patches growing from a quarter
 of a partition's 8000 points left more inertia, and saved no time.
