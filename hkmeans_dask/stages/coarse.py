@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = 1e-3
+TOLERANCE = 1.5e-3
 """Training ends where less than this fraction of the inertia is left to gain: less than
 of small clusters, as no feature looks beyond the end of its big cluster."""
 
