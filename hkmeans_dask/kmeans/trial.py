@@ -23,7 +23,7 @@ from hkmeans_dask.kmeans.seeding import seed_kmeans_plusplus
 if TYPE_CHECKING:
     from hkmeans_dask.kmeans.kernels import Array, Index
 
-GROUPS = 3
+GROUPS = 2
 """Groups of points, at most: those of most inertia, of which most can be lost."""
 
 FEW_POINTS, MOST_POINTS = 512, 2048

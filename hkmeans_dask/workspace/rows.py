@@ -40,7 +40,7 @@ TOGETHER_BYTES = 32 * 2**20
 COARSE_ROWS, LEAST_COARSE_ROWS = 2000, 512
 """Rows per big cluster that the coarse stage trains on, where they are few, or many."""
 
-ENOUGH_COARSE_ROWS = 2**16
+ENOUGH_COARSE_ROWS = 2**15
 """Rows of all big clusters that are enough, if they are not too few each: where these
 are many, it matters less to small clusters where exactly each ends."""
 
