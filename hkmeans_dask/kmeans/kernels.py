@@ -3,7 +3,7 @@
 Kernels speak of ``points (n_points, n_dims)`` and ``centers (n_clusters, n_dims)``.
 The nearest center of a point is found by one matrix product per *tile* of rows::
 
-    points --tile--> (x - origin) --GEMM--> scores = x . c - |c|^2 / 2 --argmax--> label
+    points --tile--> (x - origin) --GEMM--> scores = x . c - |c|^2 / 2 --max--> label
 
 A tile has ``TILE`` rows (more of short ones, fewer of long ones), the last is padded to
 a multiple of ``PAD``, or its rest is, where points are used as they are: BLAS rounds
@@ -23,12 +23,12 @@ product itself subtracts |c|^2 / 2.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hkmeans_dask.kmeans.crew import in_parallel, tiles
+from hkmeans_dask.kmeans.scores import label_highest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,12 +62,6 @@ VALUES_WORTH_SHARING = 2**21
 
 SMALL_PART = 2**12
 """How much larger than the constant coordinate the others are, about."""
-
-FEW_SCORES = 2**9
-"""Bytes of the scores of one point, at most, that are compared center by center."""
-
-SHORT_DIMS = 2**8
-"""Dimensions of it, at most: products of long ones take longer than is saved."""
 
 FEW_DIMS = 16
 """With so few dimensions scores are float64: arithmetic is not what takes the time."""
@@ -156,9 +150,7 @@ def _assign_tiles(
     tallest = min(most, padded(len(labels)))
     tile = np.empty((tallest, points.shape[1]), dtype)
     scores = np.empty(tallest * len(bias), dtype)
-    few = bias.nbytes <= FEW_SCORES and points.shape[1] <= SHORT_DIMS
-    label = _label_by_center if few else _label_by_point
-    bias = None if constant else bias
+    charged = None if constant else bias
     for part in _cut(len(labels), most, PAD if as_they_are else most):
         n_used = part.stop - part.start
         height = padded(n_used)
@@ -169,38 +161,7 @@ def _assign_tiles(
             wanted = part if rows is None else rows[part]
             fill_tile(filled[:n_used], points, wanted, origin)
             filled[n_used:] = 0
-        label(filled, columns, bias, scores, labels[part])
-
-
-def _label_by_point(
-    tile: Array, columns: Array, bias: Array | None, scores: Array, labels: Index
-) -> None:
-    """Take the highest score of each point; those of one point are side by side."""
-    shape = (len(tile), columns.shape[1])
-    found = np.dot(tile, columns, out=scores[: math.prod(shape)].reshape(shape))
-    if bias is not None:
-        found -= bias
-    found[: len(labels)].argmax(axis=1, out=labels)
-
-
-def _label_by_center(
-    tile: Array, columns: Array, bias: Array | None, scores: Array, labels: Index
-) -> None:
-    """Take the highest score of each point; those of one center are side by side.
-
-    Then many points are looked at by one instruction, and none of them branches: where
-    centers are few `argmax` takes two to three times as long, as its branches are hard
-    to predict. Ranks fall with the number of a center: the highest is of the lowest.
-    """
-    n_columns = columns.shape[1]
-    shape = (n_columns, len(tile))
-    found = np.dot(columns.T, tile.T, out=scores[: math.prod(shape)].reshape(shape))
-    if bias is not None:
-        found -= bias[:, None]
-    ranks = np.equal(found, found.max(axis=0)).view(np.uint8)
-    ranks *= np.arange(n_columns, 0, -1, dtype=np.uint8)[:, None]
-    highest = ranks.max(axis=0, initial=1)[: len(labels)]
-    np.subtract(n_columns, highest, out=labels)
+        label_highest(filled, columns, charged, scores, labels[part])
 
 
 def _cut(n_points: int, height: int, unit: int) -> list[slice]:

@@ -59,7 +59,7 @@ LEAST_BATCHES = 5
 """A full pass counts as so many batches, at least: with a patience of ten two idle ones
 are enough. More took up to a seventh of the time for a thousandth of the inertia."""
 
-TOLERANCE = 6e-3
+TOLERANCE = 4e-3
 """Of small clusters."""
 
 SLOWEST = 0.9
