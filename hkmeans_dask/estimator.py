@@ -89,7 +89,7 @@ class HierarchicalKMeans(
         best of which is run.
     max_no_improvement : int or None, default=10
         Stop after so many batches that left little to gain: a pass over all training
-        rows of a cluster counts as the batches in it, but as five at least. None goes
+        rows of a cluster counts as the batches in it, but as ten at least. None goes
         on until nothing changes, at most for 100 passes over the training rows, and
         never looks along principal axes (see Notes).
     verbose : int, default=0
@@ -221,11 +221,11 @@ class HierarchicalKMeans(
 
     Training looks along the principal axes of the training rows, and takes means over
     all samples at its end, where that pays: with 4096 rows or more in the training of
-    big clusters (2000 for each), 128 to 1024 samples, Euclidean distances, no array as
-    `init`, a limit `max_no_improvement`, and a spectrum of which at most a third of the
-    axes are above the mean (.45 of them for small clusters, and with `nested=False` or
-    `refine`); and where clusters of some rows, found along the axes and in all
-    dimensions, tell that next to nothing is lost.
+    big clusters (at most 2000 for each), 128 to 1024 samples, Euclidean distances, no
+    array as `init`, a limit `max_no_improvement`, and a spectrum of which at most a
+    third of the axes are above the mean (.45 of them for small clusters, and with
+    `nested=False` or `refine`); and where clusters of some rows, found along the axes
+    and in all dimensions, tell that next to nothing is lost.
 
     References
     ----------

@@ -193,7 +193,7 @@ def test_centers_go_on_from_their_means_by_their_momentum(
     assert_allclose(found, means, rtol=1e-4, atol=1e-5)
 
 
-def test_the_second_idle_pass_is_the_last_however_few_the_points():
+def test_the_first_idle_pass_is_the_last_however_few_the_points():
     points = np.random.default_rng(0).random((900, 2))
 
     def n_passes(patience):
@@ -202,7 +202,7 @@ def test_the_second_idle_pass_is_the_last_however_few_the_points():
         train(points, 5, schedule, np.random.default_rng(0), watch=watched.append)
         return len(watched)
 
-    assert n_passes(1) == n_passes(5) < n_passes(6) == n_passes(10) < n_passes(11)
+    assert n_passes(1) == n_passes(10) < n_passes(11) == n_passes(20) < n_passes(21)
 
 
 def test_too_few_distinct_points_still_end():

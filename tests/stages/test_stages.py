@@ -260,11 +260,11 @@ def test_the_lowest_bad_feature_of_all_blocks_is_named(new, bad, heights, lazy, 
     ("n_big", "row_bytes", "beyond", "n_rows"),
     [
         (1, 4, False, 2048),  # as many as the offset needs
-        (32, 4, False, 64_000),  # 2000 each
-        (100, 4, False, 2**16),  # in all
+        (16, 4, False, 32_000),  # 2000 each
+        (50, 4, False, 2**15),  # in all
         (1000, 4, False, 512_000),  # 512 each
         (10, 4, True, 10_240),  # 1024 each
-        (100, 4, True, 2**16),
+        (50, 4, True, 2**15),
         (3, 2**20, False, 160),  # what fits
         (1000, 2**20, False, 1000),  # one each
     ],
