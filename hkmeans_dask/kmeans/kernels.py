@@ -113,7 +113,8 @@ def assign(
 
     Notes
     -----
-    Memory: two tiles and a copy of the centers a thread beyond the inputs and labels.
+    Memory: two tiles, a byte for each score where they are few, and a copy of the
+    centers a thread beyond the inputs and labels.
     """
     assert origin is None or not homogeneous, "the constant would not be one"
     n_points = len(points) if rows is None else len(rows)

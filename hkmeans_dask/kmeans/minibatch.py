@@ -56,8 +56,8 @@ MAX_PASSES = 100
 """Full passes over the points, at most (scikit-learn's ``max_iter``)."""
 
 LEAST_BATCHES = 10
-"""A full pass counts as so many batches, at least: with a patience of ten an idle one is
-enough. A second took a twentieth to a tenth of the time for some .2% of the inertia."""
+"""A full pass counts as so many batches, at least: with a patience of ten one idle pass
+is enough. A second took 2 to 10% of the time for .1 to .4% of the inertia."""
 
 TOLERANCE = 3e-3
 """Of small clusters."""

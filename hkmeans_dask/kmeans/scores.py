@@ -66,5 +66,6 @@ def _by_center(
         found -= bias[:, None]
     ranks = np.equal(found, found.max(axis=0)).view(np.uint8)
     ranks *= np.arange(len(found), 0, -1, dtype=np.uint8)[:, None]
-    highest = ranks.max(axis=0, initial=1)  # 0 where a score is no number
-    np.subtract(len(found), highest[: len(labels)], out=labels)
+    highest = ranks.max(axis=0)[: len(labels)]
+    highest[highest == 0] = len(found)  # a score is no number: equal to none
+    np.subtract(len(found), highest, out=labels)
