@@ -91,6 +91,8 @@ ROWS_KEPT = (16, 32, 64)
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "inertia": {"allocation": "inertia"},
+    "rows_16": {"max_features_per_cluster": 16},
+    "inertia_16": {"allocation": "inertia", "max_features_per_cluster": 16},
     "beyond": {"nested": False},
     "refine_1": {"refine": 1},
     **{f"balance_{part}": {"balance": part / 100} for part in PARTS},
@@ -139,6 +141,7 @@ IN_MEMORY = {
 }
 WORKERS = {
     OURS: Method(clustering.ours),
+    "rows_16": Method(partial(clustering.ours, max_features_per_cluster=16)),
     "beyond": Method(partial(clustering.ours, nested=False)),
     PLAIN_READ: Method(out_of_core.plain_read),
 }
@@ -232,7 +235,7 @@ SMALL: dict[Data, Callable[[Path], None]] = {
 """The same in thousands of features."""
 
 ASKED_FOR = (
-    *("dask_ml", "three_levels"),
+    *("dask_ml", "three_levels", "rows_16", "inertia_16"),
     *(name for name in SETTINGS if "balance_" in name),
     *(f"beyond_{n_rows}" for n_rows in ROWS_KEPT),
 )
@@ -245,7 +248,7 @@ def _out_of_core(data: Data, n_clusters: int, n_workers: int = 0) -> Benchmark:
         data,
         n_clusters,
         WORKERS if n_workers or data.as_dask else THREADS,
-        slow=("beyond", "partial_fit"),
+        slow=("beyond", "partial_fit", "rows_16"),
         limit=PLAIN_READ,
         n_workers=n_workers,
     )
