@@ -8,7 +8,8 @@ The nearest center of a point is found by one matrix product per *tile* of rows:
 A tile has ``TILE`` rows (more of short ones, fewer of long ones), the last is padded to
 a multiple of ``PAD``, or its rest is, where points are used as they are: BLAS rounds
 by the height of a product, so few fixed heights make the label of a row (almost) a
-function of the row and its place in the tile, not of how many rows came with it.
+function of the row and its place in the tile, not of how many rows came with it. (But
+for training, which uses all points as they are: see `scores`.)
 Tiles are tall because threads take turns to hold the interpreter between two calls:
 the fewer calls, the better two threads overlap.
 
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hkmeans_dask.kmeans.crew import in_parallel, tiles
-from hkmeans_dask.kmeans.scores import label_highest
+from hkmeans_dask.kmeans.scores import by_center, by_point, pays_by_center
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -146,11 +147,13 @@ def _assign_tiles(
     """Assign tile after tile into `labels`, with one buffer."""
     dtype = scoring(centers)
     columns, bias = as_columns(centers.astype(dtype, copy=False), constant, prices)
-    as_they_are = rows is None and origin is None and dtype == points.dtype
+    training = rows is None and origin is None
+    label = by_center if training and pays_by_center(columns) else by_point
+    as_they_are = training and dtype == points.dtype
     most = tile_height(max(centers.shape) * dtype.itemsize)
     tallest = min(most, padded(len(labels)))
     tile = np.empty((tallest, points.shape[1]), dtype)
-    scores = np.empty(tallest * len(bias), dtype)
+    room = np.empty(tallest * len(bias), dtype)
     charged = None if constant else bias
     for part in _cut(len(labels), most, PAD if as_they_are else most):
         n_used = part.stop - part.start
@@ -162,7 +165,7 @@ def _assign_tiles(
             wanted = part if rows is None else rows[part]
             fill_tile(filled[:n_used], points, wanted, origin)
             filled[n_used:] = 0
-        label_highest(filled, columns, charged, scores, labels[part])
+        label(filled, columns, charged, room, labels[part])
 
 
 def _cut(n_points: int, height: int, unit: int) -> list[slice]:

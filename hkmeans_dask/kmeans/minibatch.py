@@ -57,7 +57,7 @@ MAX_PASSES = 100
 
 LEAST_BATCHES = 10
 """A full pass counts as so many batches, at least: with a patience of ten one idle pass
-is enough. A second took 2 to 10% of the time for .1 to .4% of the inertia."""
+is enough. A second took up to 10% of a fit's time for .1 to .4% of the inertia."""
 
 TOLERANCE = 3e-3
 """Of small clusters."""

@@ -1,10 +1,9 @@
 """Stage 2: mini-batch k-means into about sqrt(n_clusters) big clusters.
 
-Trains on the training rows of lowest rank only, 2000 per big cluster or 32,768 in all,
-and 512 where these are many: they come from the whole feature axis, so each batch of
-them is fair although chunks are ordered in space. The chain of updates runs inside one
-task: as a task each, an update of a thousand rows would take less time than its
-scheduling (2 to 3 ms on a cluster).
+Trains on the training rows of lowest rank only: 2000 per big cluster, but 32,768 in all
+are enough, if these are 512 per big cluster. They come from the whole feature axis, so
+each batch of them is fair although chunks are ordered in space. The chain of updates runs
+inside one task: as a task each they would wait for each other, and each be sent all rows.
 
 The offset, the (weighted) mean of the very first rows, is removed from all rows for
 good: any offset near the mean saves the digits, and that of 2048 rows costs nothing.

@@ -8,7 +8,7 @@ from dask_ml.metrics import pairwise_distances_argmin_min
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hkmeans_dask.kmeans import crew, kernels, scores
+from hkmeans_dask.kmeans import crew, kernels
 from hkmeans_dask.kmeans.sums import sum_by_label
 from tests.strategies import FLOATS, nearest, quick, whole_points
 
@@ -83,34 +83,6 @@ def test_centers_are_relative_to_the_origin(dtype):
     labels = kernels.assign(points, centers, origin=origin)
     assert labels.tolist() == [0, 1, 0]
     assert points[0, 0] == 90, "points were changed in place"
-
-
-@dtypes
-@pytest.mark.parametrize("n_centers", [2, 5, 31, 64, 129, 300])
-@pytest.mark.parametrize("n_dims", [3, 40, 257])
-@pytest.mark.parametrize("few", [0, 2**9])
-def test_scores_give_the_same_center_by_center(
-    dtype, n_centers, n_dims, few, monkeypatch
-):
-    """Whole numbers: nothing is rounded, and many points tie."""
-    monkeypatch.setattr(scores, "FEW_SCORES", few)
-    monkeypatch.setattr(scores, "SHORT_DIMS", n_dims)
-    rng = np.random.default_rng(n_centers * n_dims)
-    points = rng.integers(-3, 4, size=(500, n_dims)).astype(dtype)
-    centers = points[rng.choice(500, n_centers, replace=False)]
-    centers[-1] = centers[0]
-    labels = kernels.assign(points, centers)
-    assert np.array_equal(labels, nearest(points, centers))
-
-
-@dtypes
-@pytest.mark.parametrize("few", [0, 2**9])
-def test_what_is_no_number_is_not_given_to_padding(dtype, few, monkeypatch):
-    monkeypatch.setattr(scores, "FEW_SCORES", few)
-    points, centers = np.eye(17, 40, dtype=dtype), np.eye(17, 40, dtype=dtype)
-    points[7] = np.nan
-    labels = kernels.assign(points, centers)
-    assert labels.tolist() == [*range(7), 0, *range(8, 17)]
 
 
 @quick
