@@ -2,10 +2,10 @@
 
 The scores of one point lie side by side (`by_point`), or those of one center. Then one
 instruction looks at many points and none branches, where `argmax` has branches that are
-hard to predict: of 32 centers the highest score is found in a fifth of the time. But BLAS
-cuts such a product into blocks along the points, and rounds by their place in these:
-which of two equally near centers a point gets depends on how many points come with it.
-Training has the same points in each pass.
+hard to predict: of 32 centers the highest score is found in a fifth of the time. But
+BLAS cuts such a product into blocks along the points, and rounds by their place in
+these: which of two equally near centers a point gets depends on how many points come
+with it. Training has the same points in each pass.
 
 Both take a `tile` (height, n_dims), `columns` (n_dims, n_columns) in Fortran order, the
 `bias` (n_columns,) that is taken off the scores or None, room for the ``height *

@@ -2,8 +2,9 @@
 
 Trains on the training rows of lowest rank only: 2000 per big cluster, but 32,768 in all
 are enough, if these are 512 per big cluster. They come from the whole feature axis, so
-each batch of them is fair although chunks are ordered in space. The chain of updates runs
-inside one task: as a task each they would wait for each other, and each be sent all rows.
+each batch of them is fair although chunks are ordered in space. The chain of updates
+runs inside one task: as a task each they would wait for each other, and each be sent
+all rows.
 
 The offset, the (weighted) mean of the very first rows, is removed from all rows for
 good: any offset near the mean saves the digits, and that of 2048 rows costs nothing.
