@@ -35,7 +35,7 @@ SHORT_DIMS = 2**8
 def pays_by_center(columns: Array) -> bool:
     """Whether `by_center` takes less time than `by_point`."""
     n_dims, n_columns = columns.shape
-    return n_columns * columns.itemsize <= FEW_SCORES and n_dims <= SHORT_DIMS
+    return bool(n_columns * columns.itemsize <= FEW_SCORES and n_dims <= SHORT_DIMS)
 
 
 def by_point(
